@@ -1,0 +1,1 @@
+"""OCI digests, descriptors, layers, images and layouts. Knows nothing of Python, CUDA or Debian."""

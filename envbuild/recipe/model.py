@@ -1,0 +1,130 @@
+"""The recipe as a value: what a person pinned, checked, without hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ref:
+    """``name:tag``, what every command takes."""
+
+    name: str
+    tag: str
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.tag}"
+
+    @property
+    def candidate(self) -> str:
+        """The marker of an image without a verdict: ``name:tag-candidate``."""
+        return f"{self.name}:{self.tag}-candidate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PythonPins:
+    """``[python]``: the interpreter's minor version and further packages (PEP 508 requirements)."""
+
+    version: str
+    packages: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchPins:
+    """``[torch]``: exact versions; ``torchvision`` is optional."""
+
+    version: str
+    torchvision: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CudaPins:
+    """``[cuda]``: toolkit ``major.minor``, and cuDNN and NCCL as their wheels are versioned."""
+
+    version: str
+    cudnn: str
+    nccl: str
+
+    @property
+    def major(self) -> int:
+        """``12`` of ``12.6``."""
+        return int(self.version.split(".")[0])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeepSpeedPins:
+    """``[deepspeed]``: version, operators to compile, and GPU architectures in TORCH_CUDA_ARCH_LIST's words."""
+
+    version: str
+    operators: tuple[str, ...]
+    architectures: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DebianPins:
+    """``[debian]``: the release by code name, packages on top of the fixed set, whether security updates count."""
+
+    release: str
+    packages: tuple[str, ...]
+    security_updates: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatePins:
+    """``[gate]``: how many GPUs a passing verdict must have seen."""
+
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """``recipes/<name>/<tag>/recipe.toml``, parsed and checked.
+
+    ``path`` is the file it came from (for messages only; it takes no part in equality of content: use
+    ``to_dict``). ``lines`` maps a dotted key to its line number, for messages.
+    """
+
+    ref: Ref
+    path: Path
+    lines: Mapping[str, int]
+    description: str
+    python: PythonPins
+    torch: TorchPins
+    cuda: CudaPins
+    deepspeed: DeepSpeedPins | None
+    debian: DebianPins
+    gate: GatePins
+
+    @property
+    def lock_path(self) -> Path:
+        """The lock beside the recipe."""
+        return self.path.with_name("lock.json")
+
+    def where(self, key: str) -> str:
+        """``file:line`` of a dotted key, for an error's ``where``."""
+        line = self.lines.get(key)
+        return f"{self.path}:{line}" if line else f"{self.path}"
+
+    def to_dict(self) -> dict[str, object]:
+        """The recipe's content in canonical form: what the lock remembers and ``lock --check`` compares."""
+        value: dict[str, object] = {
+            "description": self.description,
+            "python": {"version": self.python.version, "packages": list(self.python.packages)},
+            "torch": {"version": self.torch.version, "torchvision": self.torch.torchvision},
+            "cuda": {"version": self.cuda.version, "cudnn": self.cuda.cudnn, "nccl": self.cuda.nccl},
+            "debian": {
+                "release": self.debian.release,
+                "packages": list(self.debian.packages),
+                "security-updates": self.debian.security_updates,
+            },
+            "gate": {"gpus": self.gate.gpus},
+        }
+        if self.deepspeed is not None:
+            value["deepspeed"] = {
+                "version": self.deepspeed.version,
+                "operators": list(self.deepspeed.operators),
+                "architectures": list(self.deepspeed.architectures),
+            }
+        return value
