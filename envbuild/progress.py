@@ -45,3 +45,28 @@ class SilentProgress:
 
     def note(self, text: str) -> None:
         """Nothing."""
+
+
+class Within:
+    """A progress whose tasks all count towards one task that is already shown: many small steps, one bar."""
+
+    def __init__(self, outer: Task, notes: Progress) -> None:
+        self._outer = outer
+        self._notes = notes
+
+    @contextmanager
+    def task(self, label: str, *, total: int | None = None, unit: str = "B") -> Iterator[Task]:
+        """The outer task, whatever the label; its total stays as it is."""
+        yield _Part(self._outer)
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+        self._notes.note(text)
+
+
+class _Part(_SilentTask):
+    def __init__(self, outer: Task) -> None:
+        self._outer = outer
+
+    def advance(self, amount: int) -> None:
+        self._outer.advance(amount)

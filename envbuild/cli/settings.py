@@ -1,0 +1,127 @@
+"""Settings, resolved once: flags > environment (``ENVBUILD_*``) > config file > default."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_cache_path, user_config_path
+
+from envbuild.errors import EnvbuildError, Exit
+
+_KEYS = {
+    "store": "ENVBUILD_STORE",
+    "recipes": "ENVBUILD_RECIPES",
+    "jobs": "ENVBUILD_JOBS",
+    "engine": "ENVBUILD_ENGINE",
+    "python-index": "ENVBUILD_PYTHON_INDEX",
+    "debian-mirror": "ENVBUILD_DEBIAN_MIRROR",
+    "debian-keyring": "ENVBUILD_DEBIAN_KEYRING",
+    "artifact-mirror": "ENVBUILD_ARTIFACT_MIRROR",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything a command needs to know of the machine and of its flags.
+
+    ``environ`` is the process environment with the config file's values filled in under their ``ENVBUILD_*``
+    names, so that code below asks one mapping.
+    """
+
+    store: Path
+    recipes: tuple[Path, ...]
+    json: bool
+    quiet: bool
+    jobs: int
+    engine: str | None
+    environ: Mapping[str, str]
+
+
+def resolve(
+    environ: Mapping[str, str],
+    *,
+    store: Path | None = None,
+    recipes: tuple[Path, ...] = (),
+    json: bool = False,
+    quiet: bool = False,
+    jobs: int | None = None,
+    engine: str | None = None,
+) -> Settings:
+    """Merge flags, environment and config file.
+
+    The config file is ``ENVBUILD_CONFIG`` or ``envbuild/config.toml`` in the user's config folder.
+
+    Raises:
+        EnvbuildError: exit 2 for an unknown key or a value that is no value.
+    """
+    merged = {**_config(environ), **environ}
+    if jobs is None:
+        jobs = _jobs(merged.get("ENVBUILD_JOBS"))
+    return Settings(
+        store=store or Path(merged.get("ENVBUILD_STORE") or user_cache_path("envbuild")).expanduser(),
+        recipes=recipes or _recipe_folders(merged.get("ENVBUILD_RECIPES")),
+        json=json,
+        quiet=quiet,
+        jobs=jobs,
+        engine=engine or merged.get("ENVBUILD_ENGINE") or None,
+        environ=merged,
+    )
+
+
+def _jobs(text: str | None) -> int:
+    if not text:
+        return len(os.sched_getaffinity(0))
+    if not text.isdigit() or int(text) < 1:
+        raise EnvbuildError(
+            "bad-setting",
+            f"ENVBUILD_JOBS is {text!r}",
+            hint="give a whole number from 1",
+            exit=Exit.USAGE,
+        )
+    return int(text)
+
+
+def _recipe_folders(text: str | None) -> tuple[Path, ...]:
+    """The folders that are searched for recipes, first match wins: given ones, ``./recipes``, the package's."""
+    if text:
+        return tuple(Path(part).expanduser() for part in text.split(os.pathsep) if part)
+    package = Path(__file__).resolve().parents[1]
+    places = (Path("recipes"), package / "_recipes", package.parent / "recipes")
+    found = [place for place in places if place.is_dir()]
+    return tuple(dict.fromkeys(place.resolve() for place in found))
+
+
+def _config(environ: Mapping[str, str]) -> dict[str, str]:
+    given = environ.get("ENVBUILD_CONFIG")
+    path = Path(given) if given else user_config_path("envbuild") / "config.toml"
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if given:
+            raise EnvbuildError(
+                "no-config",
+                f"ENVBUILD_CONFIG names a file that does not exist: {path}",
+                hint="create it or unset ENVBUILD_CONFIG",
+                exit=Exit.USAGE,
+            ) from None
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise EnvbuildError(
+            "bad-config", str(error), where=str(path), hint="correct the file", exit=Exit.USAGE
+        ) from None
+    values: dict[str, str] = {}
+    for key, value in raw.items():
+        if key not in _KEYS:
+            raise EnvbuildError(
+                "bad-config",
+                f"unknown key {key!r}",
+                where=str(path),
+                hint="known keys: " + ", ".join(_KEYS),
+                exit=Exit.USAGE,
+            )
+        values[_KEYS[key]] = os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
+    return values

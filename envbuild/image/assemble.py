@@ -1,0 +1,318 @@
+"""Assemble: make every layer of a plan that the store lacks, and the image of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.image.plan import LayerPlan, Plan, interpreter_key, plan_image
+from envbuild.layers.base import base_root, build_base
+from envbuild.layers.bytecode import bytecode_layer, compile_wheels
+from envbuild.layers.files import write_skeleton_layer
+from envbuild.layers.wheel import WheelPlan, check_conflicts, plan_wheel, write_wheel_layer
+from envbuild.lock.model import Artifact, ImageLock, Lock
+from envbuild.native import build_operator
+from envbuild.oci.image import Image
+from envbuild.oci.layer import Layer
+from envbuild.progress import Progress, Within
+from envbuild.sandbox import Sandbox
+from envbuild.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workshop:
+    """What assembling needs of the machine. Network and sandbox are asked for only where something is missing.
+
+    ``fetch`` brings artifacts into the store and returns the bytes that were transferred; ``sandbox`` finds a way
+    to enter a root filesystem. ``jobs`` is the number of threads and processes.
+    """
+
+    store: Store
+    progress: Progress
+    jobs: int
+    fetch: Callable[[Sequence[Artifact]], int]
+    sandbox: Callable[[], Sandbox]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """What came out: the image, the operator's wheel, and what it cost.
+
+    ``made`` names the layers that were made in this run (the others were in the store); ``seconds`` is by stage.
+    """
+
+    image: Image
+    operator: Artifact | None
+    made: tuple[str, ...]
+    bytes_fetched: int
+    seconds: dict[str, float]
+
+    @property
+    def lock(self) -> ImageLock:
+        """What the lock should remember."""
+        return ImageLock(
+            digest=self.image.digest, config=self.image.config.digest, layers=self.image.layers
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Account:
+    """Running totals of one assembly."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    fetched: int = 0
+    made: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            spent = time.monotonic() - started
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
+
+
+def assemble(lock: Lock, workshop: Workshop) -> Built:
+    """Make the image of a lock, with as little work as the store allows.
+
+    Returns:
+        The image, whose blobs, config and manifest are all in the store's layout.
+
+    Raises:
+        EnvbuildError: exit 5 when anything is not what the lock says; what fetching, the sandbox, wheels and the
+            compiler raise.
+    """
+    account = _Account()
+    with account.stage("check"):
+        finished = locked_image(lock, workshop.store)
+    if finished is not None:
+        operator = lock.native.wheel if lock.native else None
+        return Built(image=finished, operator=operator, made=(), bytes_fetched=0, seconds=account.seconds)
+    operator = _operator(lock, workshop, account)
+    plan = plan_image(lock, operator=operator)
+    layers = _layers(lock, plan, workshop, account)
+    image = Image(layers=layers, run=plan.run, created=plan.created, annotations=plan.annotations)
+    _compare(lock, image)
+    workshop.store.layout.put(image.config_bytes)
+    workshop.store.layout.put(image.manifest_bytes)
+    return Built(
+        image=image,
+        operator=operator,
+        made=tuple(account.made),
+        bytes_fetched=account.fetched,
+        seconds=account.seconds,
+    )
+
+
+def image_of(lock: Lock) -> Image | None:
+    """The image that a built lock names, as a value; ``None`` when the lock was never built.
+
+    Raises:
+        EnvbuildError: exit 5 when the lock's own parts contradict each other.
+    """
+    if lock.image is None or (lock.native is not None and lock.native.wheel is None):
+        return None
+    plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
+    image = Image(
+        layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations
+    )
+    if (image.digest, image.config.digest) != (lock.image.digest, lock.image.config):
+        raise EnvbuildError(
+            "lock-contradicts-itself",
+            f"the lock names the image {lock.image.digest}, but its inputs and layers give {image.digest}",
+            where="$.image.digest",
+            hint=f"the lock was edited, or made by another envbuild: run `envbuild lock {lock.ref}`",
+            exit=Exit.VERIFY,
+        )
+    return image
+
+
+def locked_image(lock: Lock, store: Store) -> Image | None:
+    """The lock's image, if the store has all of its blobs."""
+    image = image_of(lock)
+    if image is None:
+        return None
+    layout = store.layout
+    blobs = [image.manifest, image.config, *(layer.descriptor for layer in image.layers)]
+    return image if all(layout.has(blob.digest, blob.size) for blob in blobs) else None
+
+
+def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact | None:
+    """DeepSpeed's compiled wheel: from the store, or built now."""
+    native = lock.native
+    if native is None:
+        return None
+    if native.wheel is not None and workshop.store.has(native.wheel.sha256, native.wheel.size):
+        return native.wheel
+    wheels = {wheel.name: wheel for wheel in lock.python}
+    inputs = [native.source, *native.toolchain, *native.build, *wheels.values()]
+    _fetch([*lock.debian, *inputs], workshop, account)
+    root = _base(lock, workshop, account)[1]
+    with account.stage("operator"):
+        wheel = build_operator(
+            lock,
+            base_root=root,
+            sandbox=workshop.sandbox(),
+            store=workshop.store,
+            progress=workshop.progress,
+            jobs=workshop.jobs,
+        )
+    if native.wheel is not None and wheel.sha256 != native.wheel.sha256:
+        raise EnvbuildError(
+            "operator-differs",
+            f"the compiled DeepSpeed wheel is sha256 {wheel.sha256}; the lock says {native.wheel.sha256}",
+            where=native.wheel.file,
+            hint=f"same inputs must give the same bytes; `envbuild lock {lock.ref}` forgets the old one",
+            exit=Exit.VERIFY,
+        )
+    return wheel
+
+
+def _base(lock: Lock, workshop: Workshop, account: _Account) -> tuple[Layer, Path]:
+    """The base layer and its unpacked root."""
+    store = workshop.store
+    with account.stage("base"):
+        layer = build_base(
+            [(deb, store.artifact(deb.sha256)) for deb in lock.debian],
+            sandbox=workshop.sandbox(),
+            store=store,
+            progress=workshop.progress,
+        )
+        return layer, base_root(layer, sandbox=workshop.sandbox(), store=store, progress=workshop.progress)
+
+
+def _layers(lock: Lock, plan: Plan, workshop: Workshop, account: _Account) -> tuple[Layer, ...]:
+    """Every layer of the plan, in order; those that the store has are not made again."""
+    done = {layer.name: found for layer in plan.layers if (found := recorded(layer, workshop.store))}
+    missing = [layer for layer in plan.layers if layer.name not in done]
+    inputs = {a.sha256: a for layer in missing for a in layer.artifacts}
+    if any(layer.kind == "bytecode" for layer in missing) and plan.base.name not in done:
+        inputs |= {a.sha256: a for a in plan.base.artifacts}
+    _fetch(list(inputs.values()), workshop, account)
+    account.made += [layer.name for layer in missing]
+    by_kind = {kind: [p for p in missing if p.kind == kind] for kind in ("base", "files", "wheels", "bytecode")}
+    made: dict[str, Layer] = {}
+    if by_kind["base"] or (by_kind["bytecode"]):
+        made[plan.base.name], root = _base(lock, workshop, account)
+    for layer in by_kind["files"]:
+        made[layer.name] = write_skeleton_layer(layer.name, workshop.store.layout)
+    if by_kind["wheels"] or by_kind["bytecode"]:
+        with account.stage("read wheels"):
+            plans = _read_wheels([*by_kind["wheels"], *by_kind["bytecode"]], workshop)
+        with account.stage("wheel layers"):
+            made |= _wheel_layers(by_kind["wheels"], plans, workshop)
+    if by_kind["bytecode"]:
+        with account.stage("byte code"):
+            made |= _bytecode_layers(lock, by_kind["bytecode"], plans, root, workshop)
+    for layer in missing:
+        workshop.store.put_record("layer", layer.key, _to_record(made[layer.name]))
+    return tuple({**done, **made}[layer.name] for layer in plan.layers)
+
+
+def recorded(layer: LayerPlan, store: Store) -> Layer | None:
+    """The layer that an earlier run made of the same inputs, if its blob is still there."""
+    record = store.record("layer", layer.key)
+    if record is None:
+        return None
+    found = Layer(
+        name=layer.name,
+        digest=str(record["digest"]),
+        diff_id=str(record["diff_id"]),
+        size=int(str(record["size"])),
+        artifacts=tuple(a.name for a in layer.artifacts),
+    )
+    return found if store.layout.has(found.digest, found.size) else None
+
+
+def _to_record(layer: Layer) -> dict[str, object]:
+    return {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
+
+
+def _read_wheels(layers: Sequence[LayerPlan], workshop: Workshop) -> dict[str, WheelPlan]:
+    """Every wheel's plan by sha256, checked singly and against each other."""
+    wheels = {a.sha256: a for layer in layers for a in layer.artifacts}
+    paths = {sha: workshop.store.artifact(sha) for sha in wheels}
+    plans = {sha: plan_wheel(paths[sha], file=a.basename, sha256=sha) for sha, a in wheels.items()}
+    check_conflicts(list(plans.values()))
+    return plans
+
+
+def _wheel_layers(
+    layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], workshop: Workshop
+) -> dict[str, Layer]:
+    """Splice the wheel layers, ``jobs`` at a time, largest first so that the last ones are small."""
+    if not layers:
+        return {}
+    ordered = sorted(layers, key=lambda layer: -sum(a.size for a in layer.artifacts))
+    total = sum(a.size for layer in layers for a in layer.artifacts)
+    with workshop.progress.task("wheels to layers", total=total) as task:
+        inner = Within(task, workshop.progress)
+
+        def make(layer: LayerPlan) -> Layer:
+            with workshop.store.lock(f"layer-{layer.key}", workshop.progress):
+                found = recorded(layer, workshop.store)
+                if found is not None:
+                    return found
+                wheels = [plans[a.sha256] for a in layer.artifacts]
+                made = write_wheel_layer(layer.name, wheels, workshop.store.layout, inner)
+                workshop.store.put_record("layer", layer.key, _to_record(made))
+                return replace(made, artifacts=tuple(a.name for a in layer.artifacts))
+
+        with ThreadPoolExecutor(max_workers=workshop.jobs) as pool:
+            return {made.name: made for made in pool.map(make, ordered)}
+
+
+def _bytecode_layers(
+    lock: Lock, layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], root: Path, workshop: Workshop
+) -> dict[str, Layer]:
+    """Compile what no earlier run compiled, and put each group's fragments into its layer."""
+    wheels = {a.sha256 for layer in layers for a in layer.artifacts}
+    fragments = compile_wheels(
+        [plans[sha] for sha in sorted(wheels)],
+        base_root=root,
+        interpreter=interpreter_key(lock),
+        sandbox=workshop.sandbox(),
+        store=workshop.store,
+        progress=workshop.progress,
+        jobs=workshop.jobs,
+    )
+    return {
+        layer.name: replace(
+            bytecode_layer(
+                layer.name, [fragments[a.sha256] for a in layer.artifacts], workshop.store.layout
+            ),
+            artifacts=tuple(a.name for a in layer.artifacts),
+        )
+        for layer in layers
+    }
+
+
+def _fetch(artifacts: Sequence[Artifact], workshop: Workshop, account: _Account) -> None:
+    missing = [a for a in artifacts if not workshop.store.has(a.sha256, a.size)]
+    if missing:
+        with account.stage("fetch"):
+            account.fetched += workshop.fetch(missing)
+
+
+def _compare(lock: Lock, image: Image) -> None:
+    """Refuse an image that is not the one the lock names."""
+    expected = lock.image
+    if expected is None or expected.digest == image.digest:
+        return
+    before = {layer.name: layer.diff_id for layer in expected.layers}
+    after = {layer.name: layer.diff_id for layer in image.layers}
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    what = f"layers that differ: {', '.join(changed)}" if changed else "the layers agree, the config does not"
+    raise EnvbuildError(
+        "digest-differs",
+        f"{lock.ref} was built as {image.digest}; the lock says {expected.digest}; {what}",
+        where="$.image.digest",
+        hint=f"`envbuild image {lock.ref} --verify` shows the paths; `envbuild lock {lock.ref}` accepts new inputs",
+        exit=Exit.VERIFY,
+    )

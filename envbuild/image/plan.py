@@ -1,0 +1,189 @@
+"""The plan: which layers an image has, of which inputs, and how its containers start. A pure function of the lock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.layers.format import FORMAT, VENV
+from envbuild.layers.groups import group_of
+from envbuild.lock.model import Artifact, Lock
+from envbuild.oci import digest as digests
+from envbuild.oci.image import RunConfig
+
+WORKDIR = "/workspace"
+LayerKind = Literal["base", "files", "wheels", "bytecode"]
+
+# NCCL 2.24 to 2.26 allocate host memory through cuMem by default, which needs CAP_SYS_NICE in a container
+# (docs/reference/image.md); from 2.27 on it falls back by itself.
+_CUMEM_HOST_NEEDS_CAPABILITY = ((2, 24), (2, 26))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One layer before it is made: its kind, its name, its inputs, and the key that names the result."""
+
+    name: str
+    kind: LayerKind
+    artifacts: tuple[Artifact, ...]
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to assemble. ``base`` is the layer that byte code depends on."""
+
+    layers: tuple[LayerPlan, ...]
+    run: RunConfig
+    created: str
+    annotations: Mapping[str, str]
+
+    @property
+    def base(self) -> LayerPlan:
+        """The first layer."""
+        return self.layers[0]
+
+
+def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
+    """Lay out the image of ``lock``.
+
+    Args:
+        lock: the lock; its ``image`` part is not looked at.
+        operator: DeepSpeed's built wheel; ``None`` only where the recipe has no DeepSpeed.
+
+    Raises:
+        EnvbuildError: exit 5 when the lock needs a built wheel and none is given.
+    """
+    if lock.native is not None and operator is None:
+        raise EnvbuildError(
+            "no-operator",
+            "the lock has DeepSpeed's source but its compiled wheel is not there",
+            hint=f"run `envbuild image {lock.ref}`, which compiles it",
+            exit=Exit.VERIFY,
+        )
+    base = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
+    layers = [base, LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), _skeleton()))]
+    interpreter = interpreter_key(lock)
+    groups = wheel_groups(lock.python if operator is None else (*lock.python, operator))
+    layers += [
+        LayerPlan(name=name, kind="wheels", artifacts=wheels, key=_key("wheels", wheels))
+        for name, wheels in groups.items()
+    ]
+    layers += [
+        LayerPlan(
+            name=f"{name}-bytecode",
+            kind="bytecode",
+            artifacts=wheels,
+            key=_key("bytecode", wheels, interpreter),
+        )
+        for name, wheels in groups.items()
+        if not name.startswith("nvidia-")
+    ]
+    return Plan(
+        layers=tuple(layers),
+        run=run_config(lock),
+        created=lock.created,
+        annotations={
+            "org.opencontainers.image.created": lock.created,
+            "org.opencontainers.image.title": str(lock.ref),
+        },
+    )
+
+
+def wheel_groups(wheels: tuple[Artifact, ...]) -> dict[str, tuple[Artifact, ...]]:
+    """Wheels by layer, layers and wheels in name order; the one that changes most often, DeepSpeed, last.
+
+    Grouping is by name only, never by size: changing one package changes one layer.
+    """
+    groups: dict[str, list[Artifact]] = {}
+    for wheel in sorted(wheels, key=lambda item: item.name):
+        groups.setdefault(group_of(wheel.name), []).append(wheel)
+    order = sorted(groups, key=lambda name: (name == "deepspeed", not name.startswith("nvidia-"), name))
+    return {name: tuple(groups[name]) for name in order}
+
+
+def interpreter_key(lock: Lock) -> str:
+    """What byte code depends on besides its wheel: the packages of the interpreter, and gzip, which compresses it.
+
+    Another Debian package in the base changes neither, so it re-does no byte code.
+    """
+    makers = [d.sha256 for d in lock.debian if d.name == "gzip" or "python3.11" in d.name]
+    return digests.of_bytes(digests.canonical_json(makers)).removeprefix("sha256:")
+
+
+def run_config(lock: Lock) -> RunConfig:
+    """How containers of the image start: documented in docs/reference/image.md."""
+    env = {
+        "PATH": f"/{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "VIRTUAL_ENV": f"/{VENV}",
+        "LANG": "C.UTF-8",
+        "NVIDIA_VISIBLE_DEVICES": "all",
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "PIP_ROOT_USER_ACTION": "ignore",
+    }
+    nccl = str(_section(lock, "cuda").get("nccl", ""))
+    if nccl and _CUMEM_HOST_NEEDS_CAPABILITY[0] <= _minor(nccl) <= _CUMEM_HOST_NEEDS_CAPABILITY[1]:
+        env["NCCL_CUMEM_HOST_ENABLE"] = "0"
+    return RunConfig(
+        env=env,
+        entrypoint=("/usr/bin/tini", "-g", "--"),
+        cmd=("bash",),
+        working_dir=WORKDIR,
+        user="root",
+        labels=labels(lock),
+    )
+
+
+def labels(lock: Lock) -> dict[str, str]:
+    """OCI labels (annotations.md's keys) and envbuild's own, from recipe and lock only.
+
+    Builder version and revision belong to the provenance: here they would change the digest with every commit.
+    """
+    cuda, torch = _section(lock, "cuda"), _section(lock, "torch")
+    values = {
+        "org.opencontainers.image.title": str(lock.ref),
+        "org.opencontainers.image.description": str(lock.recipe.get("description", "")),
+        "org.opencontainers.image.version": lock.ref.tag,
+        "org.opencontainers.image.created": lock.created,
+        "io.envbuild.ref": str(lock.ref),
+        "io.envbuild.lock.format": str(lock.format),
+        "io.envbuild.inputs": inputs_digest(lock),
+        "io.envbuild.torch": str(torch.get("version", "")),
+        "io.envbuild.cuda": str(cuda.get("version", "")),
+        "io.envbuild.cudnn": str(cuda.get("cudnn", "")),
+        "io.envbuild.nccl": str(cuda.get("nccl", "")),
+    }
+    deepspeed = _section(lock, "deepspeed")
+    if deepspeed:
+        values["io.envbuild.deepspeed"] = str(deepspeed["version"])
+        values["io.envbuild.architectures"] = ";".join(cast("list[str]", deepspeed["architectures"]))
+    return values
+
+
+def inputs_digest(lock: Lock) -> str:
+    """A digest over the sha256 of every input, in name order: which lock an image was made of."""
+    native = () if lock.native is None else (lock.native.source, *lock.native.toolchain, *lock.native.build)
+    return digests.of_bytes(
+        digests.canonical_json(sorted((a.name, a.sha256) for a in (*lock.debian, *lock.python, *native)))
+    )
+
+
+def _section(lock: Lock, name: str) -> Mapping[str, object]:
+    return cast("Mapping[str, object]", lock.recipe.get(name) or {})
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _skeleton() -> str:
+    """Identity of the files layer; its content is fixed by the format (``layers/files.py``)."""
+    return f"venv {VENV} workdir {WORKDIR}"
+
+
+def _key(kind: str, artifacts: tuple[Artifact, ...], *more: str) -> str:
+    content = [FORMAT, kind, [artifact.sha256 for artifact in artifacts], *more]
+    return digests.of_bytes(digests.canonical_json(content)).removeprefix("sha256:")
