@@ -161,5 +161,3 @@ class Terminal:
         self.console.print(f" hint: {error.hint}", highlight=False, markup=False, soft_wrap=True)
         if self.json:
             sys.stdout.write(json.dumps({"error": error.to_dict()}, indent=2, ensure_ascii=False) + "\n")
-
-

@@ -55,9 +55,7 @@ class Built:
     @property
     def lock(self) -> ImageLock:
         """What the lock should remember."""
-        return ImageLock(
-            digest=self.image.digest, config=self.image.config.digest, layers=self.image.layers
-        )
+        return ImageLock(digest=self.image.digest, config=self.image.config.digest, layers=self.image.layers)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -119,9 +117,7 @@ def image_of(lock: Lock) -> Image | None:
     if lock.image is None or (lock.native is not None and lock.native.wheel is None):
         return None
     plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
-    image = Image(
-        layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations
-    )
+    image = Image(layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations)
     if (image.digest, image.config.digest) != (lock.image.digest, lock.image.config):
         raise EnvbuildError(
             "lock-contradicts-itself",
@@ -196,7 +192,9 @@ def _layers(lock: Lock, plan: Plan, workshop: Workshop, account: _Account) -> tu
         inputs |= {a.sha256: a for a in plan.base.artifacts}
     _fetch(list(inputs.values()), workshop, account)
     account.made += [layer.name for layer in missing]
-    by_kind = {kind: [p for p in missing if p.kind == kind] for kind in ("base", "files", "wheels", "bytecode")}
+    by_kind = {
+        kind: [p for p in missing if p.kind == kind] for kind in ("base", "files", "wheels", "bytecode")
+    }
     made: dict[str, Layer] = {}
     if by_kind["base"] or (by_kind["bytecode"]):
         made[plan.base.name], root = _base(lock, workshop, account)
@@ -284,9 +282,7 @@ def _bytecode_layers(
     )
     return {
         layer.name: replace(
-            bytecode_layer(
-                layer.name, [fragments[a.sha256] for a in layer.artifacts], workshop.store.layout
-            ),
+            bytecode_layer(layer.name, [fragments[a.sha256] for a in layer.artifacts], workshop.store.layout),
             artifacts=tuple(a.name for a in layer.artifacts),
         )
         for layer in layers

@@ -1,0 +1,120 @@
+"""The entry point: commands by name (imported when called), and the one place that prints errors."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+
+import click
+
+from envbuild import __version__
+from envbuild.cli.context import Context
+from envbuild.cli.terminal import Terminal
+from envbuild.errors import EnvbuildError, Exit
+
+COMMANDS = {
+    "list": "recipes, their pins, lock and verdict state",
+    "lock": "write or check the lock of a recipe",
+    "image": "build the image of a recipe, prove it, load it",
+    "smoke": "run the suite in a container of an image; writes a verdict",
+    "run": "run a command in an image, on whatever engine there is",
+    "promote": "give an image its tag, which only a passing verdict allows",
+    "render": "Dockerfiles and environment.yml from recipe and lock",
+    "export": "what is made from a lock at run time, to stdout",
+    "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",
+    "gc": "shrink the store",
+}
+
+
+class _Commands(click.Group):
+    """Commands whose module is imported when it is needed: ``envbuild --help`` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"envbuild.cli.{cmd_name}_command")
+        command = module.command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS:
+            from envbuild.recipe import nearest
+
+            guess = nearest(args[0], list(COMMANDS))
+            raise EnvbuildError(
+                "no-such-command",
+                f"there is no command {args[0]!r}" + (f"; did you mean {guess!r}?" if guess else ""),
+                hint="`envbuild --help` lists the commands",
+                exit=Exit.USAGE,
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 recipe or lock, 4 network, 5 does not verify, "
+    "6 the gate refuses, 7 engine.",
+)
+@click.version_option(__version__, prog_name="envbuild")
+def app() -> None:
+    """Reproducible deep learning images from one lock, proven on real GPUs before they get their tag."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with a documented code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    as_json = "--json" in arguments
+    sys.exit(_guarded(lambda: app.main(arguments, prog_name="envbuild", standalone_mode=False), as_json))
+
+
+def _guarded(work: Callable[[], object], as_json: bool) -> int:
+    """Run ``work``; print what went wrong once; return the exit code."""
+    terminal = Terminal(json=as_json, quiet=True)
+    try:
+        result = work()
+    except EnvbuildError as error:
+        terminal.error(error)
+        return int(error.exit)
+    except click.ClickException as error:
+        hint = "see --help"
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            hint = f"`{error.ctx.command_path} --help` lists what it takes"
+        terminal.error(EnvbuildError("usage", error.format_message(), hint=hint, exit=Exit.USAGE))
+        return int(Exit.USAGE)
+    except (KeyboardInterrupt, click.Abort):
+        terminal.console.print("stopped; running the same command again goes on from here")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        terminal.error(_from_os(error))
+        return int(Exit.ENGINE if error.errno is None else Exit.USAGE)
+    return result if isinstance(result, int) else 0
+
+
+def _from_os(error: OSError) -> EnvbuildError:
+    where = str(error.filename) if error.filename else None
+    return EnvbuildError(
+        "operating-system",
+        error.strerror or str(error),
+        where=where,
+        hint="`envbuild doctor` looks at disk, permissions and engines; then run the command again",
+        exit=Exit.USAGE,
+    )
+
+
+__all__ = ["Context", "app", "main"]

@@ -1,0 +1,70 @@
+"""``envbuild lock``."""
+
+from __future__ import annotations
+
+import datetime
+
+import click
+
+from envbuild.cli.context import Context, common
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock import Indexes, check, lock_bytes, read_lock, requirements_txt, resolve
+from envbuild.recipe.model import Recipe
+from envbuild.store import Http, write_atomically
+
+
+@click.command()
+@click.argument("ref")
+@click.option("--check", "check_only", is_flag=True, help="Write nothing; exit 3 and say what differs.")
+@click.option("--upgrade", multiple=True, metavar="NAME", help="Move this package, and what must follow.")
+@common
+def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ...]) -> None:
+    """Resolve the recipe REF (name:tag) and write every input's hash to lock.json beside it.
+
+    What is locked stays as it is; only what the recipe changed, or --upgrade names, moves.
+    """
+    recipe = context.recipe(ref)
+    if check_only:
+        context.lock(recipe)
+        _check_requirements(context, recipe)
+        context.terminal.data({"ref": ref, "agrees": True}, f"{ref}: recipe and lock agree")
+        return
+    previous = read_lock(recipe.lock_path) if recipe.lock_path.exists() else None
+    lock = resolve(
+        recipe,
+        indexes=Indexes.from_machine(context.settings.environ),
+        http=Http.from_environ(context.settings.environ),
+        previous=previous,
+        upgrade=upgrade,
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        store=context.store(),
+        progress=context.terminal.progress,
+    )
+    changed = previous is None or lock_bytes(previous) != lock_bytes(lock)
+    write_atomically(recipe.lock_path, lock_bytes(lock))
+    write_atomically(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
+    context.terminal.data(
+        {
+            "ref": ref,
+            "path": str(recipe.lock_path),
+            "changed": changed,
+            "debian": len(lock.debian),
+            "python": len(lock.python),
+            "differences": check(recipe, lock),
+        },
+        f"{recipe.lock_path}: {len(lock.debian)} Debian and {len(lock.python)} Python packages"
+        + ("" if changed else ", unchanged"),
+    )
+
+
+def _check_requirements(context: Context, recipe: Recipe) -> None:
+    path = recipe.path.with_name("requirements.txt")
+    expected = requirements_txt(read_lock(recipe.lock_path))
+    if not path.exists() or path.read_text(encoding="utf-8") != expected:
+        raise EnvbuildError(
+            "requirements-differ",
+            "requirements.txt is not what the lock gives",
+            where=str(path),
+            hint=f"run `envbuild lock {recipe.ref}`",
+            exit=Exit.INPUT,
+        )
