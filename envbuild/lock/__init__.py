@@ -1,0 +1,1 @@
+"""Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""

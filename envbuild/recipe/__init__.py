@@ -1,0 +1,1 @@
+"""Recipes: the model, its checks, and the nearest valid spelling."""

@@ -1,0 +1,136 @@
+"""One table of a recipe, read key by key: types checked, unknown keys refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.recipe.suggest import did_you_mean, listed
+
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+    float: "a number",
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class Table:
+    """A table's values with what an error has to say: the file, the table's name and the lines of its keys."""
+
+    path: Path
+    name: str
+    values: Mapping[str, object]
+    lines: Mapping[str, int]
+    known: list[str] = field(default_factory=list)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """A string. Without a default the key must be there."""
+        value = self._value(key, default)
+        if not isinstance(value, str):
+            spelt = (
+                f'Write {key} = "{value}", in quotes.'
+                if isinstance(value, int | float)
+                else f'Write {key} = "…".'
+            )
+            raise self._type(key, value, "a text", spelt)
+        return value
+
+    def optional_text(self, key: str) -> str | None:
+        """A string, or ``None`` where the key is not there."""
+        self.known.append(key)
+        return self.text(key) if key in self.values else None
+
+    def texts(self, key: str, *, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
+        """A list of strings."""
+        value = self._value(key, default)
+        if isinstance(value, tuple):
+            return cast(tuple[str, ...], value)
+        if not isinstance(value, list):
+            raise self._type(key, value, "a list of texts", f'Write {key} = ["…"].')
+        for position, item in enumerate(value):
+            if not isinstance(item, str):
+                raise self._type(f"{key}[{position}]", item, "a text", f'Write "{item}", in quotes.')
+        return tuple(value)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """True or false."""
+        value = self._value(key, default)
+        if not isinstance(value, bool):
+            raise self._type(
+                key, value, "true or false", f"Write {key} = true or {key} = false, without quotes."
+            )
+        return value
+
+    def count(self, key: str, *, default: int) -> int:
+        """A whole number of at least 1."""
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise self._type(key, value, "a whole number", f"Write {key} = {default}, without quotes.")
+        if value < 1:
+            raise self.wrong(key, f"is {value}, but must be at least 1", f"Write {key} = 1 or more.")
+        return value
+
+    def table(self, key: str, *, required: bool) -> Table | None:
+        """A table inside, ``None`` where it is not there and need not be."""
+        self.known.append(key)
+        if key not in self.values:
+            if required:
+                raise self._missing(key, f"Add a table [{key}].")
+            return None
+        value = self.values[key]
+        if not isinstance(value, dict):
+            raise self._type(key, value, "a table", f"Write [{key}] on a line of its own.")
+        return Table(path=self.path, name=self.dotted(key), values=value, lines=self.lines)
+
+    def finish(self) -> None:
+        """Refuse keys that nobody asked for."""
+        for key in self.values:
+            if key not in self.known:
+                raise self.wrong(
+                    key, "is not a key of a recipe", f"{did_you_mean(key, self.known)}Keys here: {listed(self.known)}.",
+                    id="recipe-unknown-key",
+                )  # fmt: skip
+
+    def dotted(self, key: str) -> str:
+        """The key's full name."""
+        return f"{self.name}.{key}" if self.name else key
+
+    def where(self, key: str) -> str:
+        """``file:line`` of the key, or of the nearest thing around it that has a line."""
+        dotted = self.dotted(key)
+        while dotted and dotted not in self.lines:
+            cut = max(dotted.rfind("."), dotted.rfind("["))
+            dotted = dotted[: max(cut, 0)]
+        return f"{self.path}:{self.lines[dotted]}" if dotted else str(self.path)
+
+    def wrong(self, key: str, what: str, hint: str, *, id: str = "recipe-wrong-value") -> EnvbuildError:
+        """The error about one key; ``what`` goes on after the key's name."""
+        message = f"{self.dotted(key)}: {what}"
+        return EnvbuildError(id, message, hint=hint, exit=Exit.INPUT, where=self.where(key))
+
+    def _value(self, key: str, default: object) -> object:
+        self.known.append(key)
+        if key in self.values:
+            return self.values[key]
+        if default is None:
+            raise self._missing(
+                key, f"Add {key} = … to [{self.name}]." if self.name else f"Add {key} = … at the top."
+            )
+        return default
+
+    def _missing(self, key: str, hint: str) -> EnvbuildError:
+        typed = [word for word in self.values if did_you_mean(word, [key])]
+        if typed:
+            hint = f'Is "{typed[0]}" meant to be "{key}"? {hint}'
+        return self.wrong(typed[0] if typed else key, f'"{key}" is missing', hint, id="recipe-missing-key")
+
+    def _type(self, key: str, value: object, wanted: str, hint: str) -> EnvbuildError:
+        seen = _NAMES.get(type(value), type(value).__name__)
+        return self.wrong(key, f"must be {wanted}, not {seen} ({value})", hint, id="recipe-wrong-type")
