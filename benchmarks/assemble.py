@@ -1,0 +1,199 @@
+"""Assemble an image cold, unchanged, and with one pin changed, against ``docker buildx build`` of the same lock.
+
+    .venv/bin/python benchmarks/assemble.py pytorch-cuda:v2.7 [--runs 3] [--no-docker] [--store DIR]
+
+The store must hold the recipe's artifacts, base and operator (``envbuild image REF`` leaves them there). Each cold
+run gets a store of its own with hard links to the artifacts, the base layer and its root, and no wheel or byte-code
+layer. The peer gets a FROM with the same base, all wheels in a bind mount, uv with a cache mount and byte code on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from envbuild.cli.context import Context
+from envbuild.cli.settings import resolve
+from envbuild.cli.terminal import Terminal
+from envbuild.image.assemble import image_of
+from envbuild.image.plan import plan_image
+from envbuild.lock import requirements_txt
+from envbuild.lock.model import Artifact, Lock
+from envbuild.store import Store
+
+DOCKERFILE = """\
+FROM envbuild-benchmark-base
+COPY requirements.txt /tmp/requirements.txt
+RUN --network=none --mount=type=bind,from=wheels,target=/wheels --mount=type=bind,from=tools,target=/tools \\
+    --mount=type=cache,target=/root/.cache/uv \\
+    UV_LINK_MODE=copy /tools/uv pip install --python /opt/venv/bin/python --offline --no-index \\
+    --find-links /wheels --no-deps --compile-bytecode -r /tmp/requirements.txt
+"""
+
+
+def main() -> None:
+    """Parse, run, print a table of medians and ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("ref")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--no-docker", action="store_true")
+    options = parser.parse_args()
+    context = Context(
+        settings=resolve(os.environ, store=options.store), terminal=Terminal(json=False, quiet=True)
+    )
+    recipe = context.recipe(options.ref)
+    lock = context.lock(recipe)
+    store = context.store()
+    if image_of(lock) is None:
+        sys.exit(f"build it first: envbuild image {options.ref} --no-load")
+    results: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=store.root, prefix="benchmark-") as name:
+        folder = Path(name)
+        if not options.no_docker:
+            _docker_base(lock, store, folder)
+        for run in range(options.runs):
+            cold = _cold_store(lock, store, folder / f"cold-{run}")
+            results.setdefault("envbuild, cold layers", []).append(_envbuild(options.ref, cold))
+            results.setdefault("envbuild, nothing changed", []).append(_envbuild(options.ref, cold))
+            if not options.no_docker:
+                seconds = _docker_build(lock, store, folder, run)
+                results.setdefault("docker buildx build", []).append(seconds)
+            results.setdefault("limit: read, inflate, hash both sides", []).append(_limit(lock, store))
+            shutil.rmtree(cold.root)
+    _print(results)
+
+
+def _wheels(lock: Lock) -> list[Artifact]:
+    operator = [lock.native.wheel] if lock.native and lock.native.wheel else []
+    return [*lock.python, *operator]
+
+
+def _cold_store(lock: Lock, store: Store, folder: Path) -> Store:
+    """A store with the artifacts, the base and its root, and nothing else."""
+    cold = Store.open(folder)
+    for artifact in [*lock.debian, *_wheels(lock)]:
+        target = cold.artifact(artifact.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(store.artifact(artifact.sha256), target)
+    for kind in ("base", "native"):
+        source = store.root / "cache" / kind
+        if source.is_dir():
+            shutil.copytree(source, cold.root / "cache" / kind, dirs_exist_ok=True)
+    plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
+    record = store.record("layer", plan.base.key)
+    assert record is not None
+    cold.put_record("layer", plan.base.key, record)
+    base = str(record["digest"])
+    os.link(store.layout.path(base), cold.layout.path(base))
+    root = str(record["diff_id"]).removeprefix("sha256:")
+    cold.roots.mkdir(exist_ok=True)
+    (cold.roots / root).symlink_to(store.roots / root)
+    return cold
+
+
+def _envbuild(ref: str, store: Store) -> float:
+    started = time.monotonic()
+    subprocess.run(
+        [sys.executable, "-m", "envbuild", "image", ref, "--no-load", "--quiet", "--store", str(store.root)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.monotonic() - started
+
+
+def _docker_base(lock: Lock, store: Store, folder: Path) -> None:
+    """Docker's FROM: the same base and virtual environment, imported as one layer."""
+    image = image_of(lock)
+    assert image is not None
+    base, files = image.layers[0], image.layers[1]
+    for layer in (base, files):
+        with (folder / f"{layer.name}.tar").open("wb") as out:
+            subprocess.run(["gzip", "-dc", str(store.layout.path(layer.digest))], stdout=out, check=True)
+    dockerfile = "FROM scratch\nADD base.tar /\nADD files.tar /\n"
+    (folder / "base.Dockerfile").write_text(dockerfile)
+    _buildx(["-t", "envbuild-benchmark-base", "-f", str(folder / "base.Dockerfile"), str(folder)])
+
+
+def _docker_build(lock: Lock, store: Store, folder: Path, run: int) -> float:
+    context, wheels, tools = folder / f"context-{run}", folder / "wheels", folder / "tools"
+    for place in (context, wheels, tools):
+        place.mkdir(exist_ok=True)
+    for wheel in _wheels(lock):
+        target = wheels / wheel.basename
+        if not target.exists():
+            os.link(store.artifact(wheel.sha256), target)
+    from uv import find_uv_bin
+
+    shutil.copy2(find_uv_bin(), tools / "uv")
+    pins = "".join(f"{w.name}=={w.version} --hash=sha256:{w.sha256}\n" for w in _wheels(lock))
+    assert requirements_txt(lock)
+    (context / "requirements.txt").write_text(pins + f"# run {run} at {time.time()}\n")
+    (context / "Dockerfile").write_text(DOCKERFILE)
+    started = time.monotonic()
+    _buildx(
+        ["--build-context", f"wheels={wheels}", "--build-context", f"tools={tools}"]
+        + ["-t", "envbuild-benchmark", str(context)]
+    )
+    return time.monotonic() - started
+
+
+def _buildx(arguments: list[str]) -> None:
+    program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
+    subprocess.run([program, "buildx", "build", "--load", "--progress=quiet", *arguments], check=True)
+
+
+def _limit(lock: Lock, store: Store) -> float:
+    """Read every wheel once, hash it, inflate it and hash what comes out: on two threads, as envbuild does."""
+    import hashlib
+    import zipfile
+    from concurrent.futures import ThreadPoolExecutor
+
+    from isal import isal_zlib
+
+    def one(path: Path) -> int:
+        raw, plain = hashlib.sha256(), hashlib.sha256()
+        with path.open("rb") as stream, zipfile.ZipFile(path) as archive:
+            for info in archive.infolist():
+                stream.seek(info.header_offset + 26)
+                sizes = stream.read(4)
+                stream.seek(int.from_bytes(sizes[:2], "little") + int.from_bytes(sizes[2:], "little"), 1)
+                left = info.compress_size
+                inflate = isal_zlib.decompressobj(-15) if info.compress_type else None
+                while left:
+                    chunk = stream.read(min(left, 1 << 20))
+                    left -= len(chunk)
+                    raw.update(chunk)
+                    plain.update(inflate.decompress(chunk) if inflate else chunk)
+        return len(raw.digest() + plain.digest())
+
+    paths = sorted((store.artifact(w.sha256) for w in _wheels(lock)), key=lambda p: -p.stat().st_size)
+    started = time.monotonic()
+    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        list(pool.map(one, paths))
+    return time.monotonic() - started
+
+
+def _print(results: dict[str, list[float]]) -> None:
+    medians = {name: statistics.median(values) for name, values in results.items()}
+    cold = medians["envbuild, cold layers"]
+    for name, values in results.items():
+        print(
+            f"{name:40} median {medians[name]:7.2f} s   min {min(values):7.2f}   max {max(values):7.2f}   "
+            f"{medians[name] / cold:6.2f} x envbuild cold"
+        )
+    print(json.dumps(medians))
+
+
+if __name__ == "__main__":
+    main()
