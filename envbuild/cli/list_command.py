@@ -37,6 +37,7 @@ def _row(recipe: Recipe) -> dict[str, str | None]:
         image = lock.image.digest if lock.image else None
     return {
         "ref": str(recipe.ref),
+        "path": str(recipe.path),
         "description": recipe.description,
         "torch": recipe.torch.version,
         "cuda": recipe.cuda.version,
