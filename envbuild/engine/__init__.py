@@ -1,0 +1,1 @@
+"""What runs a container: Docker, a bare OCI runtime, or the sandbox."""

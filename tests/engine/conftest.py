@@ -1,0 +1,116 @@
+"""A small real image (a static busybox and a symlink farm) in a layout, and a real engine."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from envbuild.engine.docker import Docker
+from envbuild.engine.model import ImageRef
+from envbuild.oci.digest import of_bytes
+from envbuild.oci.image import Image, RunConfig
+from envbuild.oci.layer import Layer
+from envbuild.oci.layout import Layout
+
+MTIME = 1577836800
+APPLETS = "sh cat env id ls echo printf sleep true false test mount df pwd wc head dd stat ip tr sort touch mkdir ulimit kill"
+Files = dict[str, bytes | str]
+
+
+def tar_layer(layout: Layout, name: str, files: Files, modes: dict[str, int] | None = None) -> Layer:
+    """A gzip layer; a ``str`` value is a symlink's target, a name that ends in ``/`` a directory."""
+    plain = io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path.rstrip("/"))
+            entry.mtime, entry.mode = MTIME, (modes or {}).get(path, 0o755)
+            if path.endswith("/"):
+                entry.type = tarfile.DIRTYPE
+                tar.addfile(entry)
+            elif isinstance(content, str):
+                entry.type, entry.linkname = tarfile.SYMTYPE, content
+                tar.addfile(entry)
+            else:
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    data = gzip.compress(plain.getvalue(), 1, mtime=0)
+    digest = layout.put(data)
+    return Layer(name=name, digest=digest, diff_id=of_bytes(plain.getvalue()), size=len(data))
+
+
+def busybox_files() -> Files:
+    found = shutil.which("busybox")
+    assert found, "the tests need a static busybox: apt-get install busybox-static"
+    files: Files = {"bin/": b"", "bin/busybox": Path(found).read_bytes()}
+    files |= {f"bin/{applet}": "busybox" for applet in APPLETS.split()}
+    files |= {
+        "tmp/": b"",
+        "dev/": b"",
+        "proc/": b"",
+        "sys/": b"",
+        "etc/": b"",
+        "root/": b"",
+        "work/": b"",
+        "run/": b"",
+    }
+    files["etc/passwd"] = b"root:x:0:0:root:/root:/bin/sh\nworker:x:1000:1000::/home/worker:/bin/sh\n"
+    files["etc/group"] = b"root:x:0:\nworker:x:1000:\nvideo:x:44:worker\n"
+    return files
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout.create(tmp_path / "store" / "oci")
+
+
+@pytest.fixture
+def make_image(layout: Layout) -> Callable[..., ImageRef]:
+    """Makes an image of busybox and the given extra layers, in the layout."""
+
+    def make(
+        *extra: Layer,
+        tag: str = "v1-candidate",
+        entrypoint: tuple[str, ...] = (),
+        cmd: tuple[str, ...] = ("sh",),
+        env: dict[str, str] | None = None,
+        user: str = "",
+        salt: str = "",
+    ) -> ImageRef:
+        # One image per test: engines keep what they have by digest, so tests must not share one by accident.
+        mark = salt or hashlib.sha256(str(layout.root).encode()).hexdigest()
+        base = tar_layer(layout, "base", busybox_files())
+        own = tar_layer(layout, "own", {"etc/mark": mark.encode()}, {"etc/mark": 0o644})
+        image = Image(
+            layers=(base, own, *extra),
+            run=RunConfig(
+                env={"PATH": "/bin", "FROM_IMAGE": "image", **(env or {})},
+                entrypoint=entrypoint,
+                cmd=cmd,
+                working_dir="/work",
+                user=user,
+                labels={},
+            ),
+            created="2020-01-01T00:00:00Z",
+        )
+        layout.put(image.config_bytes)
+        manifest = layout.put(image.manifest_bytes)
+        assert manifest == image.digest
+        return ImageRef.read(layout, manifest, (f"envbuild-test:{mark[:12]}-{tag}",))
+
+    return make
+
+
+@pytest.fixture
+def docker_engine() -> Docker:
+    """A real engine. Its absence fails the tests, unless ENVBUILD_TEST_NO_DOCKER=1 says that it is known."""
+    if os.environ.get("ENVBUILD_TEST_NO_DOCKER") == "1":
+        pytest.skip("ENVBUILD_TEST_NO_DOCKER=1: no Docker engine on this machine, by the caller's word")
+    return Docker.connect({**os.environ, "NCCL_P2P_DISABLE": "1", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1"})
