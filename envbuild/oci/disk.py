@@ -1,0 +1,207 @@
+"""Files that survive a crash: atomic writes, locks between processes, and errors a person can act on."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from envbuild.errors import EnvbuildError, Exit
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM}
+
+
+def storage_error(error: OSError, path: Path) -> EnvbuildError:
+    """The one error for a store that cannot be used as it is: exit 2 (docs/reference/store.md)."""
+    reason = error.strerror or str(error)
+    choose = "or name another folder with --store or ENVBUILD_STORE"
+    if error.errno in _FULL:
+        id, message = "disk-full", f"no space left for {path}"
+        hint = f"free some space (`envbuild gc` shrinks the store) {choose}; what is complete is kept"
+    elif error.errno == errno.EROFS:
+        id, message = "store-read-only", f"{path} is on a read-only file system"
+        hint = f"mount it writable {choose}"
+    elif error.errno in _FORBIDDEN:
+        id, message = "store-permission", f"no permission for {path} as user {os.geteuid()}"
+        hint = f"give this user the folder (chown) {choose}"
+    else:
+        id, message = "store-unusable", f"{path}: {reason}"
+        hint = f"repair the folder {choose}"
+    return EnvbuildError(id, message, hint=hint, exit=Exit.USAGE, where=str(path))
+
+
+@contextmanager
+def guarded(path: Path) -> Iterator[None]:
+    """Turn any ``OSError`` of the body into :func:`storage_error` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished, synced file its final name, durably; a file of that name is replaced."""
+    temporary.rename(final)
+    sync_folder(final.parent)
+
+
+class FileLock:
+    """A held lock (``flock``): the kernel drops it when the last process that has it open ends.
+
+    A child that was forked, not executed, shares it. Between threads it excludes as well.
+    """
+
+    def __init__(self, path: Path, handle: int) -> None:
+        self.path = path
+        self._handle = handle
+
+    @property
+    def handle(self) -> int:
+        """The open file descriptor."""
+        return self._handle
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; ``remove`` deletes the lock file first (the next one makes it anew)."""
+        if self._handle < 0:
+            return
+        if remove:
+            with suppress(OSError):
+                self.path.unlink()
+        os.close(self._handle)
+        self._handle = -1
+
+
+def try_lock(path: Path, *, shared: bool = False, create: bool = True) -> FileLock | None:
+    """Lock the file at ``path``, or ``None`` when another holder excludes it (or it is not there).
+
+    Raises:
+        OSError: the file cannot be opened.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
+    while True:
+        try:
+            handle = os.open(path, flags, 0o644)
+        except FileNotFoundError:
+            if create:
+                raise
+            return None
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        if _is_at(handle, path):
+            return FileLock(path, handle)
+        os.close(handle)  # removed between opening and locking: the name means another file now
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(handle), there)
+
+
+def take_lock(
+    path: Path,
+    *,
+    shared: bool = False,
+    waiting: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> FileLock:
+    """Lock the file at ``path``, waiting as long as it takes.
+
+    Args:
+        path: the lock file; it is made when missing.
+        shared: several holders at once, none of them exclusive.
+        waiting: called once, with the holder in words, when there is somebody to wait for.
+        stop: asked between tries; when it says yes the wait ends with ``InterruptedError``.
+
+    Raises:
+        EnvbuildError: the file cannot be made or opened.
+    """
+    pause = 0.01
+    with guarded(path):
+        while True:
+            lock = try_lock(path, shared=shared)
+            if lock is not None:
+                break
+            if waiting is not None:
+                waiting(_holder(path))
+                waiting = None
+            if stop is not None and stop():
+                raise InterruptedError(f"stopped while waiting for {path}")
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+    if not shared:
+        with suppress(OSError):
+            os.ftruncate(lock.handle, 0)
+            os.pwrite(lock.handle, str(os.getpid()).encode(), 0)
+    return lock
+
+
+def _holder(path: Path) -> str:
+    with suppress(OSError, ValueError):
+        pid = int(path.read_bytes())
+        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+    return "another process"
+
+
+def new_file(work: Path) -> FileLock:
+    """Make an empty file in ``work``, locked, so that :func:`sweep_files` leaves it alone while we live.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    while True:
+        lock = try_lock(work / f"new-{secrets.token_hex(8)}")
+        if lock is not None:
+            return lock
+
+
+def sweep_files(work: Path) -> None:
+    """Remove what :func:`new_file` made for processes that have died since."""
+    with guarded(work):
+        for path in work.glob("new-*"):
+            lock = try_lock(path, create=False)
+            if lock is not None:
+                lock.release(remove=True)
+
+
+def write_file(path: Path, data: bytes, *, work: Path) -> None:
+    """Write ``data`` to ``path`` so that a reader sees the old content or all of the new, even after a crash.
+
+    ``work`` is a folder for unfinished files on the same file system.
+
+    Raises:
+        EnvbuildError: it cannot be written; nothing is left.
+    """
+    with guarded(path):
+        lock = new_file(work)
+        try:
+            with open(lock.handle, "wb", closefd=False) as stream:
+                stream.write(data)
+            os.fsync(lock.handle)
+            publish(lock.path, path)
+        except BaseException:
+            with suppress(OSError):
+                lock.path.unlink()
+            raise
+        finally:
+            lock.release()

@@ -1,0 +1,393 @@
+"""HTTP by urllib3: proxies, certificates and credentials as other clients on the machine use them."""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import netrc
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from time import time
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.store.faults import Fault, fault_of
+from envbuild.store.retry import Patience
+
+_CHUNK = 1 << 18
+_REDIRECTS = {301, 302, 303, 307, 308}
+_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+AGENT = "envbuild"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """An answer whose body has not been read. Header names are case-insensitive."""
+
+    status: int
+    headers: Mapping[str, str]
+    url: str
+    _body: urllib3.BaseHTTPResponse = field(repr=False)
+    _timeout: float
+
+    @property
+    def length(self) -> int | None:
+        """The length of the body in bytes, where the server tells it."""
+        value = self.headers.get("Content-Length", "")
+        return int(value) if value.isascii() and value.isdigit() else None
+
+    def abort(self) -> None:
+        """Wake a thread that waits in :meth:`chunks`; it then sees a broken connection."""
+        with suppress(OSError, ValueError, RuntimeError):
+            if isinstance(self._body, urllib3.HTTPResponse):
+                self._body.shutdown()
+
+    def chunks(self) -> Iterator[bytes]:
+        """The body as sent (no content decoding), piece by piece.
+
+        Raises:
+            Fault: the connection broke, stalled or ended early.
+        """
+        try:
+            yield from self._body.stream(_CHUNK, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise fault_of(error, self._timeout) from error
+
+    def read(self, limit: int) -> bytes:
+        """The whole body, ``limit`` bytes at most.
+
+        Raises:
+            Fault: the connection broke, or the body is longer.
+        """
+        data = bytearray()
+        for chunk in self.chunks():
+            data += chunk
+            if len(data) > limit:
+                raise Fault(f"answered more than {limit} bytes", retry=False)
+        return bytes(data)
+
+
+class Http:
+    """Connections to servers, kept open and shared by threads.
+
+    Credentials come from a URL (``https://user:password@host/``) or from netrc, are sent only to the host they
+    belong to, and never appear in an error.
+
+    Args:
+        environ: where proxies (``http_proxy``, ``https_proxy``, ``all_proxy``, ``no_proxy``), certificates
+            (``SSL_CERT_FILE``, ``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``PIP_CERT``: the first that is set),
+            ``NETRC`` and ``HOME`` are read.
+        ca_bundle: a PEM file or a folder of hashed certificates; stronger than the environment.
+        connect_timeout: seconds to wait for a connection.
+        read_timeout: seconds without a byte after which a connection counts as broken.
+        patience: how often and how fast to try again.
+        connections: connections kept per host.
+
+    Raises:
+        EnvbuildError: a certificate bundle or proxy is set that cannot be used (exit 2).
+    """
+
+    def __init__(
+        self,
+        *,
+        environ: Mapping[str, str],
+        ca_bundle: Path | None = None,
+        connect_timeout: float = 15.0,
+        read_timeout: float = 60.0,
+        patience: Patience | None = None,
+        connections: int = 16,
+    ) -> None:
+        self.patience = patience or Patience()
+        self._read_timeout = read_timeout
+        self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
+        self._context = _tls_context(environ, ca_bundle)
+        self._connections = connections
+        self._proxies = _proxies(environ)
+        self._no_proxy = tuple(
+            part.strip().lower()
+            for part in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
+            if part.strip()
+        )
+        self._netrc = _read_netrc(environ)
+        self._direct = urllib3.PoolManager(
+            maxsize=connections, ssl_context=self._context, timeout=self._timeout, retries=False
+        )
+        self._by_proxy = {proxy: self._proxy_manager(proxy) for proxy in set(self._proxies.values())}
+
+    def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        label: str | None = None,
+        limit: int = 64 << 20,
+    ) -> bytes:
+        """The body at ``url`` (http, https or file), tried again while that may help.
+
+        Args:
+            url: what to read; credentials in it are sent and not printed.
+            headers: sent as well; dropped when a redirect leaves the host.
+            label: what an error calls the source; by default the URL without credentials and query.
+            limit: most bytes to accept.
+
+        Raises:
+            EnvbuildError: ``not-found`` for 404 and 410, ``not-allowed`` for 401 and 403, else
+                ``source-failed`` (exit 4).
+        """
+        name = label or redacted(url)
+        if urlsplit(url).scheme == "file":
+            return _read_local(url, name, limit)
+        effort = self.patience.start()
+        while True:
+            try:
+                with self.open(url, headers=headers) as response:
+                    if response.status == 200:
+                        return response.read(limit)
+                    raise self.refusal(response)
+            except Fault as fault:
+                if not effort.again(fault):
+                    raise failed(fault, name) from fault
+
+    @contextmanager
+    def open(
+        self, url: str, *, headers: Mapping[str, str] | None = None, method: str = "GET"
+    ) -> Iterator[Response]:
+        """One request, redirects followed; the answer whatever its status. No second try.
+
+        Raises:
+            Fault: no answer.
+        """
+        parts, own = _split_credentials(url)
+        sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **own, **(headers or {})}
+        extra = dict(headers or {})
+        for _ in range(10):
+            body = self._request(method, parts, self._with_netrc(parts, sent))
+            target = body.headers.get("Location")
+            if body.status not in _REDIRECTS or target is None:
+                break
+            body.close()
+            following, own = _split_credentials(urljoin(urlunsplit(parts), target))
+            if _origin(following) != _origin(parts):
+                extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
+            elif "Authorization" in sent and "Authorization" not in own:
+                own = {"Authorization": sent["Authorization"]}
+            parts = following
+            sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **own, **extra}
+        else:
+            raise Fault("redirects without end", retry=False)
+        try:
+            yield Response(
+                status=body.status,
+                headers=body.headers,
+                url=urlunsplit(parts),
+                _body=body,
+                _timeout=self._read_timeout,
+            )
+        finally:
+            if body.closed or body.length_remaining == 0:
+                body.release_conn()
+            else:
+                body.close()
+
+    def refusal(self, response: Response) -> Fault:
+        """The fault that an answer other than the wanted one is."""
+        status = response.status
+        retry = status in {408, 425, 429} or status >= 500
+        return Fault(
+            f"answered {status}",
+            retry=retry,
+            status=status,
+            pause=_retry_after(response.headers.get("Retry-After")),
+        )
+
+    def _request(
+        self, method: str, parts: SplitResult, headers: Mapping[str, str]
+    ) -> urllib3.BaseHTTPResponse:
+        manager = self._manager(parts)
+        try:
+            return manager.request(
+                method,
+                urlunsplit(parts),
+                headers=headers,
+                preload_content=False,
+                redirect=False,
+                retries=False,
+                timeout=self._timeout,
+            )
+        except (HTTPError, OSError, ValueError) as error:
+            raise fault_of(error, self._read_timeout) from error
+
+    def _manager(self, parts: SplitResult) -> urllib3.PoolManager:
+        proxy = self._proxies.get(parts.scheme)
+        host = (parts.hostname or "").lower()
+        if proxy is None or _bypassed(host, parts.port, self._no_proxy):
+            return self._direct
+        return self._by_proxy[proxy]
+
+    def _proxy_manager(self, proxy: str) -> urllib3.ProxyManager:
+        parts, own = _split_credentials(proxy)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise EnvbuildError(
+                "bad-proxy",
+                f"the proxy {redacted(proxy)} is not an http or https address",
+                hint="set http_proxy and https_proxy to http://HOST:PORT, or unset them",
+                exit=Exit.USAGE,
+            )
+        headers = {"Proxy-Authorization": own["Authorization"]} if own else None
+        return urllib3.ProxyManager(
+            urlunsplit(parts),
+            proxy_headers=headers,
+            proxy_ssl_context=self._context,
+            maxsize=self._connections,
+            ssl_context=self._context,
+            timeout=self._timeout,
+            retries=False,
+        )
+
+    def _with_netrc(self, parts: SplitResult, headers: dict[str, str]) -> dict[str, str]:
+        if self._netrc is None or any(name.lower() == "authorization" for name in headers):
+            return headers
+        found = self._netrc.authenticators(parts.hostname or "")
+        if found is None:
+            return headers
+        return {**headers, **_basic(found[0], found[2] or "")}
+
+
+_HARMLESS = {"accept", "range", "if-range", "user-agent", "accept-encoding"}
+
+
+def redacted(url: str) -> str:
+    """``url`` without credentials, query and fragment: what may be printed."""
+    parts = urlsplit(url)
+    host = parts.netloc.rsplit("@", 1)[-1]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def failed(fault: Fault, label: str) -> EnvbuildError:
+    """The error for a source that cannot be read."""
+    if fault.status in {404, 410}:
+        return EnvbuildError(
+            "not-found",
+            f"{label} {fault}",
+            hint="check the address and the version asked for",
+            exit=Exit.NETWORK,
+        )
+    if fault.status in {401, 403}:
+        hint = "give credentials in the index's address or in ~/.netrc"
+        return EnvbuildError("not-allowed", f"{label} {fault}", hint=hint, exit=Exit.NETWORK)
+    return EnvbuildError("source-failed", f"{label} {fault}", hint=fault.hint, exit=Exit.NETWORK)
+
+
+def _tls_context(environ: Mapping[str, str], explicit: Path | None) -> ssl.SSLContext:
+    """Certificates from one place: the explicit bundle, the first variable that is set, or the system's."""
+    context = ssl.create_default_context()
+    setting, bundle = "the certificate bundle", explicit
+    for name in _BUNDLES:
+        if bundle is None and environ.get(name):
+            setting, bundle = name, Path(environ[name])
+    if bundle is None:
+        return context
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        if bundle.is_dir():
+            context.load_verify_locations(capath=bundle)
+        else:
+            context.load_verify_locations(cafile=bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise EnvbuildError(
+            "bad-ca-bundle",
+            f"{setting} names {bundle}, which cannot be read as certificates: {error.strerror or error}",
+            hint=f"point {setting} to a PEM file, such as /etc/ssl/certs/ca-certificates.crt, or unset it",
+            exit=Exit.USAGE,
+            where=str(bundle),
+        ) from error
+    return context
+
+
+def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
+    proxies: dict[str, str] = {}
+    for scheme in ("http", "https"):
+        for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"):
+            value = environ.get(name)
+            if value:
+                proxies[scheme] = value if "://" in value else f"http://{value}"
+                break
+    return proxies
+
+
+def _bypassed(host: str, port: int | None, rules: tuple[str, ...]) -> bool:
+    """Whether ``no_proxy`` names the host: ``*``, a name, a parent domain, ``host:port``, a network."""
+    for rule in rules:
+        name, _, number = rule.partition(":") if rule.count(":") == 1 else (rule, "", "")
+        if number and number != str(port):
+            continue
+        bare = name.removeprefix("*").lstrip(".").strip("[]")
+        if rule == "*" or host == bare or (bare and host.endswith("." + bare)):
+            return True
+        try:
+            if ipaddress.ip_address(host) in ipaddress.ip_network(bare, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False
+
+
+def _read_netrc(environ: Mapping[str, str]) -> netrc.netrc | None:
+    """The user's netrc; one that is missing or malformed gives no credentials, as with other clients."""
+    name = environ.get("NETRC")
+    path = Path(name) if name else Path(environ.get("HOME", "/nonexistent")) / ".netrc"
+    try:
+        return netrc.netrc(str(path))
+    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
+        return None
+
+
+def _split_credentials(url: str) -> tuple[SplitResult, dict[str, str]]:
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return parts._replace(fragment=""), {}
+    bare = parts._replace(netloc=parts.netloc.rsplit("@", 1)[1], fragment="")
+    return bare, _basic(unquote(parts.username or ""), unquote(parts.password or ""))
+
+
+def _basic(user: str, password: str) -> dict[str, str]:
+    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    return {"Authorization": f"Basic {token}"}
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
+    except ValueError:
+        return None
+
+
+def _read_local(url: str, label: str, limit: int) -> bytes:
+    path = Path(unquote(urlsplit(url).path))
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(limit + 1)
+    except OSError as error:
+        status = 404 if isinstance(error, FileNotFoundError) else None
+        raise failed(Fault(f"cannot be read: {error.strerror}", retry=False, status=status), label) from error
+    if len(data) > limit:
+        raise failed(Fault(f"has more than {limit} bytes", retry=False), label)
+    return data
