@@ -1,0 +1,1 @@
+"""From artifacts to layers: wheels spliced, the base packed, byte code, small files."""
