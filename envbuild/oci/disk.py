@@ -13,6 +13,11 @@ from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
 
+
+class Stopped(Exception):
+    """A wait, or a longer piece of work, was ended from outside."""
+
+
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 
@@ -45,6 +50,21 @@ def guarded(path: Path) -> Iterator[None]:
         raise storage_error(error, path) from error
 
 
+def present(path: Path, size: int | None = None) -> bool:
+    """Whether the file is there, with ``size`` bytes if that is given.
+
+    Raises:
+        EnvbuildError: its folder cannot be searched.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise storage_error(error, path) from error
+    return size is None or status.st_size == size
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in ``folder`` durable."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -74,6 +94,14 @@ class FileLock:
     def handle(self) -> int:
         """The open file descriptor."""
         return self._handle
+
+    def convert(self, *, shared: bool) -> bool:
+        """Try to make a shared lock exclusive, or the reverse. When that fails nothing is held any more."""
+        try:
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def release(self, *, remove: bool = False) -> None:
         """Let go; ``remove`` deletes the lock file first (the next one makes it anew)."""
@@ -131,35 +159,45 @@ def take_lock(
         path: the lock file; it is made when missing.
         shared: several holders at once, none of them exclusive.
         waiting: called once, with the holder in words, when there is somebody to wait for.
-        stop: asked between tries; when it says yes the wait ends with ``InterruptedError``.
+        stop: asked between tries; yes ends the wait.
 
     Raises:
         EnvbuildError: the file cannot be made or opened.
+        Stopped: ``stop`` said yes.
     """
-    pause = 0.01
     with guarded(path):
-        while True:
-            lock = try_lock(path, shared=shared)
-            if lock is not None:
-                break
+        lock = try_lock(path, shared=shared)
+        if lock is None:
             if waiting is not None:
-                waiting(_holder(path))
-                waiting = None
-            if stop is not None and stop():
-                raise InterruptedError(f"stopped while waiting for {path}")
-            time.sleep(pause)
-            pause = min(pause * 1.5, 0.25)
-    if not shared:
-        with suppress(OSError):
-            os.ftruncate(lock.handle, 0)
-            os.pwrite(lock.handle, str(os.getpid()).encode(), 0)
+                waiting(holder(path))
+            for _ in pauses():
+                if stop is not None and stop():
+                    raise Stopped(f"stopped while waiting for {path}")
+                lock = try_lock(path, shared=shared)
+                if lock is not None:
+                    break
+        assert lock is not None  # the loop has no other end
     return lock
 
 
-def _holder(path: Path) -> str:
-    with suppress(OSError, ValueError):
-        pid = int(path.read_bytes())
-        return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
+def pauses() -> Iterator[None]:
+    """Sleep between tries for a lock, at first 10 ms, at most 250 ms, without end."""
+    pause = 0.01
+    while True:
+        time.sleep(pause)
+        yield
+        pause = min(pause * 1.5, 0.25)
+
+
+def holder(path: Path) -> str:
+    """Who has the lock, by ``/proc/locks`` (proc(5)); other namespaces' processes are not named there."""
+    with suppress(OSError, ValueError, IndexError):
+        inode = path.stat().st_ino
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            if fields[1] == "FLOCK" and int(fields[5].rsplit(":", 1)[1]) == inode:
+                pid = int(fields[4])
+                return f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})"
     return "another process"
 
 

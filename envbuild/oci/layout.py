@@ -19,6 +19,7 @@ from envbuild.oci.disk import (
     FileLock,
     guarded,
     new_file,
+    present,
     publish,
     storage_error,
     sweep_files,
@@ -149,11 +150,7 @@ class Layout:
 
     def has(self, digest: str, size: int | None = None) -> bool:
         """Whether the blob is here, with ``size`` bytes if that is given."""
-        try:
-            status = self.path(digest).stat()
-        except FileNotFoundError:
-            return False
-        return size is None or status.st_size == size
+        return present(self.path(digest), size)
 
     def read(self, digest: str) -> bytes:
         """The content of a small blob, checked against its digest.

@@ -12,6 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.digest import CHUNK
+from envbuild.oci.disk import Stopped
 from envbuild.store.faults import Fault
 from envbuild.store.http import Http, Response
 from envbuild.store.part import Part
@@ -58,10 +59,6 @@ class Wrong:
     def __str__(self) -> str:
         amount = f"more than {self.size}" if self.more else str(self.size)
         return f"gave sha256 {self.sha256} ({amount} bytes)"
-
-
-class Stopped(Exception):
-    """Another file's failure, or the user, ended the fetch."""
 
 
 class Tally(Protocol):
@@ -137,6 +134,8 @@ class Download:
                     best = self._part.offset
                 if effort.again(fault):
                     continue
+                if self._stop.is_set():
+                    raise Stopped from fault
                 return fault
             if self._right():
                 return None

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.disk import guarded
+from envbuild.oci.disk import Stopped, guarded, present
 from envbuild.progress import Progress, Task
-from envbuild.store.download import Download, Source, Stopped, Wanted
+from envbuild.store.download import Download, Source, Wanted
 from envbuild.store.http import Http
 from envbuild.store.part import Part
 from envbuild.store.store import Store
@@ -50,7 +50,7 @@ def fetch(
             be read, exit 2 when the store cannot hold the files.
     """
     where = place or store.artifact
-    missing = {item.sha256: item for item in reversed(wanted) if not _present(where(item.sha256), item.size)}
+    missing = {item.sha256: item for item in reversed(wanted) if not present(where(item.sha256), item.size)}
     if not missing:
         return 0
     files = sorted(missing.values(), key=lambda item: (-(item.size or 0), item.file))
@@ -130,7 +130,7 @@ class _Fetch:
             raise Stopped
         final = self._place(wanted.sha256)
         with self._store.lock(f"fetch {wanted.sha256}", self._progress, stop=self._stop.is_set):
-            if _present(final, wanted.size):
+            if present(final, wanted.size):
                 self._count.reached(wanted, final.stat().st_size)
                 return
             part = Part(self._store.partial, wanted.sha256, wanted.size, work=self._store.root / "tmp")
@@ -153,14 +153,6 @@ class _Fetch:
         finally:
             with self._guard:
                 self._running.discard(download)
-
-
-def _present(path: Path, size: int | None) -> bool:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    return size is None or status.st_size == size
 
 
 def _check_room(store: Store, files: Sequence[Wanted]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
@@ -157,9 +157,16 @@ class Http:
 
     @contextmanager
     def open(
-        self, url: str, *, headers: Mapping[str, str] | None = None, method: str = "GET"
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
+        form: Mapping[str, str] | None = None,
     ) -> Iterator[Response]:
         """One request, redirects followed; the answer whatever its status. No second try.
+
+        ``form`` is sent as the body (``application/x-www-form-urlencoded``); then redirects are not followed.
 
         Raises:
             Fault: no answer.
@@ -168,9 +175,9 @@ class Http:
         sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **own, **(headers or {})}
         extra = dict(headers or {})
         for _ in range(10):
-            body = self._request(method, parts, self._with_netrc(parts, sent))
+            body = self._request(method, parts, self._with_netrc(parts, sent), form)
             target = body.headers.get("Location")
-            if body.status not in _REDIRECTS or target is None:
+            if body.status not in _REDIRECTS or target is None or form is not None:
                 break
             body.close()
             following, own = _split_credentials(urljoin(urlunsplit(parts), target))
@@ -208,13 +215,16 @@ class Http:
         )
 
     def _request(
-        self, method: str, parts: SplitResult, headers: Mapping[str, str]
+        self, method: str, parts: SplitResult, headers: Mapping[str, str], form: Mapping[str, str] | None
     ) -> urllib3.BaseHTTPResponse:
-        manager = self._manager(parts)
+        data = urlencode(form).encode() if form is not None else None
+        if data is not None:
+            headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
         try:
-            return manager.request(
+            return self._manager(parts).request(
                 method,
                 urlunsplit(parts),
+                body=data,
                 headers=headers,
                 preload_content=False,
                 redirect=False,
@@ -227,7 +237,7 @@ class Http:
     def _manager(self, parts: SplitResult) -> urllib3.PoolManager:
         proxy = self._proxies.get(parts.scheme)
         host = (parts.hostname or "").lower()
-        if proxy is None or _bypassed(host, parts.port, self._no_proxy):
+        if proxy is None or is_loopback(host) or _bypassed(host, parts.port, self._no_proxy):
             return self._direct
         return self._by_proxy[proxy]
 
@@ -270,6 +280,14 @@ def redacted(url: str) -> str:
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
 
 
+def is_loopback(host: str) -> bool:
+    """Whether ``host`` (a name or an address) means this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
 def failed(fault: Fault, label: str) -> EnvbuildError:
     """The error for a source that cannot be read."""
     if fault.status in {404, 410}:
@@ -287,13 +305,12 @@ def failed(fault: Fault, label: str) -> EnvbuildError:
 
 def _tls_context(environ: Mapping[str, str], explicit: Path | None) -> ssl.SSLContext:
     """Certificates from one place: the explicit bundle, the first variable that is set, or the system's."""
-    context = ssl.create_default_context()
     setting, bundle = "the certificate bundle", explicit
     for name in _BUNDLES:
         if bundle is None and environ.get(name):
             setting, bundle = name, Path(environ[name])
     if bundle is None:
-        return context
+        return ssl.create_default_context()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if bundle.is_dir():

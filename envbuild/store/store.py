@@ -18,7 +18,10 @@ from envbuild.oci import digest as digests
 from envbuild.oci.disk import (
     FileLock,
     guarded,
+    holder,
     new_file,
+    pauses,
+    present,
     publish,
     storage_error,
     sweep_files,
@@ -33,7 +36,7 @@ FORMAT = 1
 """The number in ``store.json``: how the folders below are used."""
 
 _FOLDERS = ("artifacts/sha256", "partial", "oci", "cache", "roots", "tmp", "locks")
-_OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json"}
+_OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json", "lost+found"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -73,8 +76,11 @@ class Store:
             waiting=lambda whom: say(f"waiting for {whom}, which collects garbage in {root}"),
         )
         try:
-            if not (root / "store.json").exists():
-                write_file(root / "store.json", json.dumps({"format": FORMAT}).encode(), work=root / "tmp")
+            with guarded(root):
+                if not (root / "store.json").exists():
+                    write_file(
+                        root / "store.json", json.dumps({"format": FORMAT}).encode(), work=root / "tmp"
+                    )
             layout = Layout.create(root / "oci")
         except BaseException:
             use.release()
@@ -101,11 +107,7 @@ class Store:
 
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Whether the artifact is here, with ``size`` bytes if that is given."""
-        try:
-            status = self.artifact(sha256).stat()
-        except FileNotFoundError:
-            return False
-        return size is None or status.st_size == size
+        return present(self.artifact(sha256), size)
 
     def adopt(self, path: Path) -> str:
         """Move a finished file in as an artifact; returns its sha256 (64 hex digits).
@@ -177,7 +179,7 @@ class Store:
     ) -> Iterator[None]:
         """Keep every other thread and process out of ``name`` while the context lasts.
 
-        Says on ``progress`` whom it waits for. ``stop`` ends the wait with ``InterruptedError``.
+        Says on ``progress`` whom it waits for. ``stop`` ends the wait with ``Stopped``.
         """
         lock = take_lock(
             self.root / "locks" / f"{_plain(name)}.lock",
@@ -188,6 +190,20 @@ class Store:
             yield
         finally:
             lock.release(remove=True)
+
+    @contextmanager
+    def alone(self, progress: Progress) -> Iterator[None]:
+        """Wait until no other process uses the store, and keep them out while the context lasts."""
+        use = self.root / "locks" / "use.lock"
+        if not self._use.convert(shared=False):
+            progress.note(f"waiting for {holder(use)}, which uses {self.root}")
+            for _ in pauses():
+                if self._use.convert(shared=False):
+                    break
+        try:
+            yield
+        finally:
+            self._use.convert(shared=True)
 
     def sweep(self) -> None:
         """Remove scratch folders and unfinished files of processes that have died."""

@@ -1,0 +1,199 @@
+"""Garbage collection: remove what no name, no lock and no running process needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from envbuild.oci.digest import of_bytes
+from envbuild.oci.disk import guarded, try_lock
+from envbuild.oci.layout import Layout
+from envbuild.progress import Progress
+from envbuild.store.store import Store
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+_MANIFEST_LIMIT = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """What locks name: ``digests`` of manifests and blobs, ``roots`` by diff_id, ``artifacts`` by sha256 (hex)."""
+
+    digests: frozenset[str] = frozenset()
+    roots: frozenset[str] = frozenset()
+    artifacts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Freed:
+    """What was removed: how many of each, and the bytes of all."""
+
+    artifacts: int
+    blobs: int
+    roots: int
+    records: int
+    bytes: int
+
+    def to_dict(self) -> dict[str, int]:
+        """For ``--json``."""
+        return {
+            "artifacts": self.artifacts,
+            "blobs": self.blobs,
+            "roots": self.roots,
+            "records": self.records,
+            "bytes": self.bytes,
+        }
+
+
+def collect(
+    store: Store, keep: Keep, *, progress: Progress, remove_root: Callable[[Path], None] = shutil.rmtree
+) -> Freed:
+    """Remove from ``store`` what neither ``keep`` nor an image name in the layout needs.
+
+    Images named in ``oci/index.json`` are kept whole: manifest, config, layers, and the roots of those layers.
+    Records that mention something removed go as well, and so do unfinished downloads that nobody keeps. Waits
+    until no other process uses the store.
+
+    Args:
+        store: the store.
+        keep: what locks name.
+        progress: one task, in entries looked at.
+        remove_root: removes a folder whose files may have the sandbox's ids.
+
+    Raises:
+        EnvbuildError: something cannot be removed, or ``oci/index.json`` cannot be read.
+    """
+    with store.alone(progress), progress.task("gc", unit="entries") as task:
+        store.sweep()
+        blobs, diff_ids = _reachable(store.layout, keep.digests)
+        roots = {_bare(digest) for digest in (*keep.roots, *diff_ids)}
+        gone: set[str] = set()
+        freed = 0
+        counts = {"blobs": 0, "artifacts": 0, "roots": 0}
+        for digest in list(store.layout.blobs()):
+            task.advance(1)
+            if digest not in blobs:
+                freed += store.layout.remove(digest)
+                gone.add(_bare(digest))
+                counts["blobs"] += 1
+        artifacts = {_bare(sha256) for sha256 in keep.artifacts}
+        for path in _entries(store.root / "artifacts" / "sha256"):
+            task.advance(1)
+            if path.name not in artifacts:
+                freed += _unlink(path)
+                gone.add(path.name)
+                counts["artifacts"] += 1
+        for path in _entries(store.partial):
+            if path.name.split(".")[0] not in artifacts and "sha256:" + path.name.split(".")[0] not in blobs:
+                freed += _unlink(path)
+        for path in _entries(store.roots):
+            task.advance(1)
+            if path.name not in roots:
+                freed += _folder_size(path)
+                with guarded(path):
+                    remove_root(path)
+                counts["roots"] += 1
+        records = _forget(store.root / "cache", gone)
+        _drop_locks(store.root / "locks")
+        return Freed(records=records, bytes=freed, **counts)
+
+
+def _reachable(layout: Layout, kept: Iterable[str]) -> tuple[set[str], set[str]]:
+    """The digests of all blobs that names and ``kept`` lead to, and the diff_ids of their layers."""
+    blobs: set[str] = set()
+    diff_ids: set[str] = set()
+    pending = [descriptor.digest for descriptor in layout.tags().values()] + list(kept)
+    while pending:
+        digest = pending.pop()
+        if digest in blobs:
+            continue
+        blobs.add(digest)
+        value = _document(layout, digest)
+        for key in ("manifests", "layers", "blobs"):
+            entries = value.get(key)
+            pending += [_digest(entry) for entry in entries] if isinstance(entries, list) else []
+        for key in ("config", "subject"):
+            pending += [_digest(value[key])] if isinstance(value.get(key), dict) else []
+        rootfs = value.get("rootfs")
+        found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        diff_ids.update(item for item in found or () if isinstance(item, str))
+        pending = [item for item in pending if item]
+    return blobs, diff_ids
+
+
+def _document(layout: Layout, digest: str) -> dict[str, object]:
+    """A manifest, index or config; anything else (a layer) gives an empty one."""
+    path = layout.path(digest)
+    if not layout.has(digest):
+        return {}
+    with guarded(path), path.open("rb") as stream:
+        data = stream.read(1)
+        if data == b"{":
+            data += stream.read(_MANIFEST_LIMIT)
+    if of_bytes(data) != digest:
+        return {}
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _digest(entry: object) -> str:
+    digest = entry.get("digest") if isinstance(entry, dict) else None
+    return digest if isinstance(digest, str) and digest.startswith("sha256:") else ""
+
+
+def _bare(digest: str) -> str:
+    return digest.removeprefix("sha256:")
+
+
+def _entries(folder: Path) -> list[Path]:
+    with guarded(folder):
+        return sorted(folder.iterdir())
+
+
+def _unlink(path: Path) -> int:
+    with guarded(path):
+        size = path.stat().st_size
+        path.unlink()
+    return size
+
+
+def _folder_size(folder: Path) -> int:
+    """Bytes that the files take on the disk; what cannot be read is not counted."""
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total += Path(parent, name).lstat().st_blocks * 512
+    return total
+
+
+def _forget(cache: Path, gone: set[str]) -> int:
+    """Remove the records that mention something in ``gone``."""
+    count = 0
+    for kind in _entries(cache):
+        for path in _entries(kind):
+            with guarded(path):
+                text = path.name + path.read_text("utf-8", errors="replace")
+                if gone.intersection(_HEX.findall(text)):
+                    path.unlink()
+                    count += 1
+    return count
+
+
+def _drop_locks(folder: Path) -> None:
+    """Remove the lock files of processes that were killed."""
+    for path in _entries(folder):
+        if path.name != "use.lock":
+            with guarded(path):
+                lock = try_lock(path, create=False)
+            if lock is not None:
+                lock.release(remove=True)
