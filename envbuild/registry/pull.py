@@ -1,0 +1,216 @@
+"""Pull one image by digest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci import digest as digests
+from envbuild.oci.descriptor import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST, Descriptor
+from envbuild.oci.layer import Layer
+from envbuild.progress import Progress
+from envbuild.registry.reference import Reference, parse_reference
+from envbuild.registry.session import Session
+from envbuild.store.download import Source, Wanted
+from envbuild.store.fetch import fetch
+from envbuild.store.http import Http
+from envbuild.store.store import Store
+
+_DOCKER = "application/vnd.docker."
+_DOCKER_MANIFEST = _DOCKER + "distribution.manifest.v2+json"
+_DOCKER_LIST = _DOCKER + "distribution.manifest.list.v2+json"
+_LAYER_TYPES = {
+    LAYER_TAR: LAYER_TAR,
+    LAYER_GZIP: LAYER_GZIP,
+    LAYER_ZSTD: LAYER_ZSTD,
+    _DOCKER + "image.rootfs.diff.tar": LAYER_TAR,
+    _DOCKER + "image.rootfs.diff.tar.gzip": LAYER_GZIP,
+    _DOCKER + "image.rootfs.diff.tar.zstd": LAYER_ZSTD,
+}
+_CONFIG_TYPES = {CONFIG: CONFIG, _DOCKER + "container.image.v1+json": CONFIG}
+_ACCEPT = ", ".join((INDEX, MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST))
+_LIMIT = 4 << 20
+"""Bytes of a manifest or config: what registries accept at least (distribution spec, "Pushing Manifests")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pulled:
+    """An image that lies in the store's layout, all blobs verified.
+
+    ``manifest`` is that of linux/amd64, also where ``reference`` names an index; ``config`` its image config;
+    ``layers`` bottom first, with OCI media types whatever the registry called them.
+    """
+
+    reference: Reference
+    manifest: Descriptor
+    config: Mapping[str, Any]
+    layers: tuple[Layer, ...]
+
+
+def pull_image(
+    reference: str, *, store: Store, http: Http, environ: Mapping[str, str], jobs: int, progress: Progress
+) -> Pulled:
+    """Bring the linux/amd64 image that ``reference`` names into the store's layout.
+
+    Every blob is checked by digest and size while it streams, several at once; cuts are resumed. An image that
+    is complete in the store costs no request.
+
+    Args:
+        reference: ``[REGISTRY/]REPOSITORY[:TAG]@sha256:HEX``.
+        store: where to.
+        http: the connections.
+        environ: where Docker's configuration is found (credentials).
+        jobs: blobs at once.
+        progress: one task for all blobs.
+
+    Raises:
+        EnvbuildError: no digest, or malformed (exit 2); the registry fails or refuses (exit 4); wrong bytes
+            (exit 5); no image for linux/amd64, or not an image (exit 3).
+    """
+    name = parse_reference(reference)
+    session = Session(name, http, environ)
+    top, media_type = _manifest(name.digest, session, store)
+    digest = name.digest
+    if "manifests" in top:
+        digest = _choose(top, name)
+        top, media_type = _manifest(digest, session, store)
+    blobs = _blobs(top, name)
+    wanted = [_wanted(blob, name, session) for blob in blobs]
+    if not all(store.layout.has(blob.digest, blob.size) for blob in blobs):
+        session.prepare(f"manifests/{digest}", accept=_ACCEPT, limit=_LIMIT)
+    fetch(
+        store,
+        wanted,
+        http=http,
+        jobs=jobs,
+        progress=progress,
+        place=lambda sha256: store.layout.path("sha256:" + sha256),
+    )
+    size = store.layout.path(digest).stat().st_size
+    config = _config(blobs[0], store, name)
+    return Pulled(
+        reference=name,
+        manifest=Descriptor(media_type=media_type, digest=digest, size=size),
+        config=config,
+        layers=_layers(blobs[1:], config, name),
+    )
+
+
+def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, Any], str]:
+    """A manifest or index by digest, from the layout or the registry, and its media type."""
+    if store.layout.has(digest):
+        data, told = store.layout.read(digest), ""
+    else:
+        data, told = session.read(f"manifests/{digest}", accept=_ACCEPT, limit=_LIMIT)
+        if digests.of_bytes(data) != digest:
+            raise EnvbuildError(
+                "wrong-hash",
+                f"{session.label} gave another manifest\n  expected {digest}\n  seen     {digests.of_bytes(data)}",
+                hint="something between this machine and the registry changes what it sends: check the proxy",
+                exit=Exit.VERIFY,
+                where=digest,
+            )
+    try:
+        value = json.loads(data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or value.get("schemaVersion") != 2:
+        raise _unusable(
+            digest, "is not a manifest of schema version 2", "take an image that was pushed by a newer tool"
+        )
+    store.layout.put(data)
+    fallback = INDEX if "manifests" in value else MANIFEST
+    return value, str(value.get("mediaType") or told or fallback)
+
+
+def _choose(index: Mapping[str, Any], name: Reference) -> str:
+    """The manifest for linux/amd64 of an index (OCI image spec, image-index.md, "platform")."""
+    offered: list[str] = []
+    for entry in index["manifests"] if isinstance(index["manifests"], list) else ():
+        platform = entry.get("platform") if isinstance(entry, dict) else None
+        if not isinstance(platform, dict):
+            continue
+        kind = f"{platform.get('os')}/{platform.get('architecture')}"
+        digest = entry.get("digest")
+        if kind == "linux/amd64" and platform.get("variant") in {None, "", "v1"} and _is_digest(digest):
+            return str(digest)
+        if kind != "unknown/unknown":
+            offered.append(kind)
+    raise _unusable(
+        str(name),
+        f"has no image for linux/amd64 (it has {', '.join(sorted(set(offered))) or 'none'})",
+        "name an image that is built for linux/amd64",
+    )
+
+
+def _blobs(manifest: Mapping[str, Any], name: Reference) -> list[Descriptor]:
+    """The descriptors of config and layers, checked."""
+    config, layers = manifest.get("config"), manifest.get("layers")
+    if not isinstance(config, dict) or not isinstance(layers, list):
+        raise _unusable(str(name), "is not an image manifest", "name an image, not another kind of artifact")
+    blobs: list[Descriptor] = []
+    for number, entry in enumerate([config, *layers]):
+        media_type = str(entry.get("mediaType")) if isinstance(entry, dict) else "unknown"
+        kind = (_CONFIG_TYPES if number == 0 else _LAYER_TYPES).get(media_type)
+        if kind is None:
+            raise _unusable(str(name), f"has a part of type {media_type}", "name an ordinary container image")
+        size = entry.get("size")
+        if not _is_digest(entry.get("digest")) or not isinstance(size, int) or size < 0:
+            raise _unusable(str(name), "has a malformed descriptor in its manifest", "name another image")
+        if number == 0 and size > _LIMIT:
+            raise _unusable(str(name), f"has a config of {size} bytes", "name an ordinary container image")
+        blobs.append(Descriptor(media_type=kind, digest=entry["digest"], size=size))
+    return blobs
+
+
+def _wanted(blob: Descriptor, name: Reference, session: Session) -> Wanted:
+    url = f"{name.address}/blobs/{blob.digest}"
+    source = Source(url=url, label=session.label, authorize=session.headers)
+    return Wanted(
+        name=f"{name.registry}/{name.repository}",
+        file=blob.digest,
+        sha256=blob.digest.removeprefix("sha256:"),
+        size=blob.size,
+        sources=(source,),
+    )
+
+
+def _config(blob: Descriptor, store: Store, name: Reference) -> dict[str, Any]:
+    try:
+        value = json.loads(store.layout.read(blob.digest))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise _unusable(str(name), "has a config that is not JSON", "name another image")
+    kind = f"{value.get('os')}/{value.get('architecture')}"
+    if kind != "linux/amd64":
+        raise _unusable(str(name), f"is for {kind}", "name an image that is built for linux/amd64")
+    return value
+
+
+def _layers(blobs: list[Descriptor], config: Mapping[str, Any], name: Reference) -> tuple[Layer, ...]:
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or len(diff_ids) != len(blobs) or not all(map(_is_digest, diff_ids)):
+        raise _unusable(str(name), "has a config that does not match its layers", "name another image")
+    return tuple(
+        Layer(
+            name=f"base-{number}",
+            digest=blob.digest,
+            diff_id=diff_id,
+            size=blob.size,
+            media_type=blob.media_type,
+        )
+        for number, (blob, diff_id) in enumerate(zip(blobs, diff_ids, strict=True))
+    )
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and digests.is_digest(value)
+
+
+def _unusable(where: str, what: str, hint: str) -> EnvbuildError:
+    return EnvbuildError("unusable-image", f"{where} {what}", hint=hint, exit=Exit.INPUT, where=where)
