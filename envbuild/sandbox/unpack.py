@@ -1,0 +1,188 @@
+"""Layers unpacked into root folders: ``roots/<hex of diff_id>/``, whole or not at all.
+
+A root appears under its name by a rename after its diff_id was verified. It is not synced to disk: after a power
+cut the store's owner may remove ``roots/`` at any time, since it can be made again from the blobs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import zstandard
+from isal import igzip_lib
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.progress import Progress
+from envbuild.sandbox.host import Sandbox
+from envbuild.sandbox.tarstream import TarStream
+from envbuild.sandbox.tree_writer import TreeWriter
+from envbuild.sandbox.trees import remove
+
+
+def root_name(diff_ids: Sequence[str]) -> str:
+    """The folder name of a root: of one layer its diff_id, of several the ChainID (config.md), without algorithm."""
+    chain = diff_ids[0]
+    for diff_id in diff_ids[1:]:
+        chain = "sha256:" + sha256(f"{chain} {diff_id}".encode()).hexdigest()
+    return chain.removeprefix("sha256:")
+
+
+def unpack_layers(
+    sandbox: Sandbox, layers: Sequence[tuple[str, Path]], roots: Path, *, jobs: int, progress: Progress
+) -> tuple[Path, ...]:
+    """Unpack each layer that is not there yet into a root of its own, for use as overlay lowers.
+
+    Args:
+        sandbox: whose uid 0 owns the files.
+        layers: diff_id and blob (gzip, zstd or plain tar) of each.
+        roots: the store's folder of roots.
+        jobs: how many at once.
+        progress: shown in compressed bytes.
+
+    Returns:
+        The roots, in the order of ``layers``.
+
+    Raises:
+        EnvbuildError: exit 5; a blob is damaged, hostile or not the one of its diff_id. Exit 7: disk full.
+    """
+    missing = {diff_id: blob for diff_id, blob in layers if not (roots / root_name([diff_id])).is_dir()}
+    if missing:
+        total = sum(blob.stat().st_size for blob in missing.values())
+        with progress.task("unpack layers", total=total) as task, ThreadPoolExecutor(max(1, jobs)) as pool:
+            by_size = sorted(missing.items(), key=lambda item: -item[1].stat().st_size)
+            started = [pool.submit(_unpack, sandbox, [item], roots, task.advance) for item in by_size]
+            try:
+                for future in started:
+                    future.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    return tuple(roots / root_name([diff_id]) for diff_id, _ in layers)
+
+
+def unpack_layer(
+    sandbox: Sandbox, blob: Path, diff_id: str, roots: Path, *, advance: Callable[[int], None] | None = None
+) -> Path:
+    """Unpack one layer into ``roots``, if it is not there; as :func:`unpack_layers`."""
+    return _unpack(sandbox, [(diff_id, blob)], roots, advance)
+
+
+def unpack_flat(
+    sandbox: Sandbox, layers: Sequence[tuple[str, Path]], roots: Path, *, progress: Progress
+) -> Path:
+    """Unpack all layers, bottom first, into one root, whiteouts applied.
+
+    Arguments and errors as for :func:`unpack_layers`.
+    """
+    total = sum(blob.stat().st_size for _, blob in layers)
+    with progress.task("unpack image", total=total) as task:
+        return _unpack(sandbox, layers, roots, task.advance)
+
+
+def _unpack(
+    sandbox: Sandbox, layers: Sequence[tuple[str, Path]], roots: Path, advance: Callable[[int], None] | None
+) -> Path:
+    final = roots / root_name([diff_id for diff_id, _ in layers])
+    if final.is_dir():
+        return final
+    arguments = {
+        "layers": [[diff_id, str(blob.absolute())] for diff_id, blob in layers],
+        "final": str(final.absolute()),
+    }
+    sandbox.call("envbuild.sandbox.unpack:unpack", arguments, advance=advance)
+    return final
+
+
+def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> int:
+    """In the helper process: unpack ``layers`` (pairs of diff_id and path) to the folder ``final``.
+
+    Returns:
+        The number of entries.
+    """
+    layers, final = arguments["layers"], Path(str(arguments["final"]))
+    assert isinstance(layers, list)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final.parent)
+    temporary = final.parent / f".{final.name}.{secrets.token_hex(4)}"
+    temporary.mkdir(0o755)
+    claim = _claim(temporary)
+    writer = TreeWriter(str(temporary))
+    try:
+        for diff_id, blob in layers:
+            writer.start_layer()
+            _apply(writer, Path(blob), diff_id, advance)
+        writer.finish()
+        try:
+            temporary.rename(final)
+        except OSError:
+            if not final.is_dir():  # else another process was as good
+                raise
+    finally:
+        if temporary.exists():
+            remove({"path": str(temporary)}, advance)
+        os.close(claim)
+    return writer.entries
+
+
+def _claim(folder: Path) -> int:
+    """Lock a folder as being in use; the lock ends with this process, however it ends.
+
+    Raises:
+        BlockingIOError: another process uses it.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _sweep(roots: Path) -> None:
+    """Remove what killed processes left half unpacked."""
+    for folder in roots.glob(".*"):
+        try:
+            claim = _claim(folder)
+        except OSError:
+            continue
+        try:
+            remove({"path": str(folder)}, lambda _: None)
+        finally:
+            os.close(claim)
+
+
+def _apply(writer: TreeWriter, blob: Path, diff_id: str, advance: Callable[[int], None]) -> None:
+    stream = TarStream(blob, advance)
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20, errorlevel=2) as archive:
+            archive.errors = "surrogateescape"
+            for entry in archive:
+                writer.add(entry, archive.extractfile(entry) if entry.isreg() else None)
+                archive.members = []  # type: ignore[attr-defined]  # else it keeps every entry in memory
+        stream.drain()
+    except (tarfile.TarError, EOFError, igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:  # type: ignore[misc] # isal's stub
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _damaged(blob, str(error)) from error
+    finally:
+        stream.close()
+    if stream.digest() != diff_id:
+        raise _damaged(blob, f"its content is {stream.digest()}, expected {diff_id}")
+
+
+def _damaged(blob: Path, reason: str) -> EnvbuildError:
+    return EnvbuildError(
+        "layer-damaged",
+        f"layer {blob.name} does not unpack: {reason}",
+        where=str(blob),
+        hint="remove this file and run the command again: it is then fetched or built again",
+        exit=Exit.VERIFY,
+    )

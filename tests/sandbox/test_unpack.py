@@ -1,0 +1,220 @@
+"""Layers become roots: whole, verified, and never outside of their folder."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.progress import SilentProgress
+from envbuild.sandbox.unpack import root_name, unpack_flat, unpack_layer, unpack_layers
+
+
+def entry(name, data=None, *, kind=None, link="", mode=0o644, uid=0, gid=0, mtime=1577836800, pax=None):
+    info = tarfile.TarInfo(name)
+    info.type = kind or (tarfile.DIRTYPE if data is None and not link else tarfile.REGTYPE)
+    info.linkname, info.mode, info.uid, info.gid, info.mtime = link, mode, uid, gid, mtime
+    info.pax_headers = pax or {}
+    info.size = len(data or b"") if info.type == tarfile.REGTYPE else 0
+    return info, data
+
+
+def tar(*entries):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for info, data in entries:
+            archive.addfile(info, io.BytesIO(data) if info.isreg() else None)
+    return stream.getvalue()
+
+
+def digest(data):
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def members(data, size=100):
+    """gzip of many members, an empty one among them."""
+    return b"".join(gzip.compress(data[at : at + size]) for at in range(0, len(data), size)) + gzip.compress(
+        b""
+    )
+
+
+def put(folder: Path, data: bytes) -> Path:
+    path = folder / hashlib.sha256(data).hexdigest()
+    path.write_bytes(data)
+    return path
+
+
+SAMPLE = tar(
+    entry("usr/", mode=0o755),
+    entry("usr/bin", mode=0o750, uid=3, gid=4),
+    entry("usr/bin/tool", b"#!/bin/sh\n" * 500, mode=0o4755, uid=1000, gid=1001),
+    entry("usr/bin/again", kind=tarfile.LNKTYPE, link="usr/bin/tool"),
+    entry("bin", kind=tarfile.SYMTYPE, link="usr/bin"),
+    entry("bin/through", b"inside"),
+    entry("absolute", kind=tarfile.SYMTYPE, link="/usr"),
+    entry("absolute/etc", b"inside, too"),
+    entry("no/parent/named", b"x"),
+    entry("n" * 90 + "/" + "é" * 80, b"long", mtime=12345),
+    entry("locked", mode=0o500),
+    entry("locked/file", b"y", mode=0),
+)
+
+
+@pytest.mark.parametrize(
+    "compress",
+    [lambda d: d, gzip.compress, members, zstandard.ZstdCompressor().compress],
+    ids="plain gzip members zstd".split(),
+)
+def test_a_layer_is_unpacked_with_owners_modes_times_and_links(sandbox, tmp_path, compress):
+    root = unpack_layer(sandbox, put(tmp_path, compress(SAMPLE)), digest(SAMPLE), tmp_path / "roots")
+    assert root == tmp_path / "roots" / hashlib.sha256(SAMPLE).hexdigest()
+    tool = (root / "usr/bin/tool").stat()
+    assert (tool.st_mode & 0o7777, tool.st_uid, tool.st_gid, tool.st_mtime) == (
+        0o4755,
+        1000,
+        1001,
+        1577836800,
+    )
+    assert tool.st_nlink == 2
+    assert (root / "usr/bin/again").stat().st_ino == tool.st_ino
+    folder = (root / "usr/bin").stat()
+    assert (folder.st_mode & 0o7777, folder.st_uid, folder.st_mtime) == (0o750, 3, 1577836800)
+    assert os.readlink(root / "absolute") == "/usr"
+    assert (root / "bin").lstat().st_mtime == 1577836800
+    assert (root / "usr/bin/through").read_bytes() == b"inside"
+    assert (root / "usr/etc").read_bytes() == b"inside, too"
+    assert (root / "no/parent/named").read_bytes() == b"x"
+    assert (root / ("n" * 90) / ("é" * 80)).stat().st_mtime == 12345
+    assert (root / "locked").stat().st_mode & 0o7777 == 0o500
+    assert sorted(os.listdir(tmp_path / "roots")) == [root.name]
+
+
+def test_a_root_that_is_there_is_not_made_again(sandbox, tmp_path):
+    root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
+    assert unpack_layer(sandbox, tmp_path / "gone", digest(SAMPLE), tmp_path / "roots") == root
+
+
+def test_several_layers_at_once_in_their_order(sandbox, tmp_path):
+    blobs = [tar(entry(f"file{number}", b"x" * number)) for number in range(6)]
+    layers = [(digest(blob), put(tmp_path, gzip.compress(blob))) for blob in blobs]
+    roots = unpack_layers(sandbox, layers, tmp_path / "roots", jobs=3, progress=SilentProgress())
+    assert [next(root.iterdir()).name for root in roots] == [f"file{number}" for number in range(6)]
+
+
+def test_bytes_after_the_end_belong_to_the_diff_id(sandbox, tmp_path):
+    data = SAMPLE + b"\0" * 7000
+    assert unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots").is_dir()
+
+
+HOSTILE = {
+    "parent": [entry("../evil", b"x")],
+    "hidden parent": [entry("a/../../evil", b"x")],
+    "hard link out": [entry("h", kind=tarfile.LNKTYPE, link="../outside")],
+    "hard link to nothing": [entry("h", kind=tarfile.LNKTYPE, link="missing")],
+    "hard link to an absolute path": [entry("h", kind=tarfile.LNKTYPE, link="/etc/hostname-of-nobody")],
+    "circle": [
+        entry("a", kind=tarfile.SYMTYPE, link="b"),
+        entry("b", kind=tarfile.SYMTYPE, link="a"),
+        entry("a/x", b""),
+    ],
+    "through a file": [entry("a", b""), entry("a/b", b"")],
+}
+
+
+@pytest.mark.parametrize("entries", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_entries_are_refused_and_leave_nothing(sandbox, tmp_path, entries):
+    data = tar(*entries)
+    (tmp_path / "outside").write_text("outside")
+    with pytest.raises(EnvbuildError) as caught:
+        unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert (caught.value.id, caught.value.exit) == ("layer-hostile", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == []
+    assert not (tmp_path / "evil").exists()
+
+
+def test_links_out_are_followed_inside_only(sandbox, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    data = tar(
+        entry("up", kind=tarfile.SYMTYPE, link="../../../../../.."),
+        entry("up/one", b"1"),
+        entry("abs", kind=tarfile.SYMTYPE, link=str(outside)),
+        entry("abs/two", b"2"),
+        entry("final", kind=tarfile.SYMTYPE, link=str(outside / "three")),
+        entry("final", b"3"),
+        entry("/four", b"4"),
+    )
+    root = unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert list(outside.iterdir()) == []
+    assert (root / "one").read_bytes() == b"1"
+    assert (root / str(outside).lstrip("/") / "two").read_bytes() == b"2"
+    assert (root / "final").read_bytes() == b"3"
+    assert (root / "four").read_bytes() == b"4"
+
+
+@pytest.mark.parametrize("damage", ["wrong diff_id", "cut", "flipped byte", "cut tar", "not a tar"])
+def test_damaged_blobs_are_refused_and_leave_nothing(sandbox, tmp_path, damage):
+    blob, expected = bytearray(members(SAMPLE, 4000)), digest(SAMPLE)
+    if damage == "wrong diff_id":
+        expected = digest(b"")
+    elif damage == "cut":
+        del blob[-60:]
+    elif damage == "flipped byte":
+        blob[len(blob) // 2] ^= 1
+    elif damage == "cut tar":
+        blob = bytearray(gzip.compress(SAMPLE[:3000]))
+    else:
+        blob = bytearray(gzip.compress(b"hello" * 1000))
+    with pytest.raises(EnvbuildError) as caught:
+        unpack_layer(sandbox, put(tmp_path, bytes(blob)), expected, tmp_path / "roots")
+    assert (caught.value.id, caught.value.exit) == ("layer-damaged", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == []
+
+
+def test_what_a_killed_process_left_is_swept(sandbox, tmp_path):
+    (tmp_path / "roots/.half.1234/deep").mkdir(parents=True)
+    root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
+    assert os.listdir(tmp_path / "roots") == [root.name]
+
+
+def test_whiteouts_are_applied_when_layers_are_flattened(sandbox, tmp_path):
+    layers = [
+        tar(
+            entry("etc/keep", b"1"),
+            entry("etc/gone", b"1"),
+            entry("tree/a/b", b"1"),
+            entry("opaque/old", b"1"),
+            entry("lib", kind=tarfile.SYMTYPE, link="usr/lib"),
+            entry("usr/lib/one", b"1"),
+            entry("was-a-folder/x", b"1"),
+        ),
+        tar(
+            entry("etc/.wh.gone", b""),
+            entry(".wh.tree", b""),
+            entry("opaque/new", b"2"),
+            entry("opaque/.wh..wh..opq", b""),
+            entry("lib/two", b"2"),
+            entry("was-a-folder", b"2"),
+        ),
+        tar(entry("tree/c", b"3"), entry("etc/.wh.never-was", b"")),
+    ]
+    named = [(digest(layer), put(tmp_path, gzip.compress(layer))) for layer in layers]
+    root = unpack_flat(sandbox, named, tmp_path / "roots", progress=SilentProgress())
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert files == {"etc/keep", "tree/c", "opaque/new", "usr/lib/one", "usr/lib/two", "was-a-folder"}
+    assert os.readlink(root / "lib") == "usr/lib"
+    assert root.name == root_name([diff_id for diff_id, _ in named])
+
+
+def test_the_name_of_a_flat_root_is_the_chain_id():
+    # config.md, "Layer ChainID": ChainID(A|B) = Digest(ChainID(A) + " " + DiffID(B))
+    a, b = digest(b"a"), digest(b"b")
+    assert root_name([a]) == a.removeprefix("sha256:")
+    assert root_name([a, b]) == hashlib.sha256(f"{a} {b}".encode()).hexdigest()
