@@ -33,7 +33,7 @@ def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ..
     lock = resolve(
         recipe,
         indexes=Indexes.from_machine(context.settings.environ),
-        http=Http.from_environ(context.settings.environ),
+        http=Http(environ=context.settings.environ),
         previous=previous,
         upgrade=upgrade,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -13,8 +13,9 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import LayerPlan, Plan, interpreter_key, plan_image
 from envbuild.layers.base import base_root, build_base
 from envbuild.layers.bytecode import bytecode_layer, compile_wheels
-from envbuild.layers.files import write_skeleton_layer
-from envbuild.layers.wheel import WheelPlan, check_conflicts, plan_wheel, write_wheel_layer
+from envbuild.layers.files import write_files_layer
+from envbuild.layers.splice import check_conflicts, write_wheel_layer
+from envbuild.layers.wheel import WheelPlan, plan_wheel
 from envbuild.lock.model import Artifact, ImageLock, Lock
 from envbuild.native import build_operator
 from envbuild.oci.image import Image
@@ -199,7 +200,7 @@ def _layers(lock: Lock, plan: Plan, workshop: Workshop, account: _Account) -> tu
     if by_kind["base"] or (by_kind["bytecode"]):
         made[plan.base.name], root = _base(lock, workshop, account)
     for layer in by_kind["files"]:
-        made[layer.name] = write_skeleton_layer(layer.name, workshop.store.layout)
+        made[layer.name] = write_files_layer(layer.name, plan.files, workshop.store.layout)
     if by_kind["wheels"] or by_kind["bytecode"]:
         with account.stage("read wheels"):
             plans = _read_wheels([*by_kind["wheels"], *by_kind["bytecode"]], workshop)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import FORMAT, VENV
-from envbuild.layers.groups import group_of
+from envbuild.layers.files import FileEntry, folder, venv_entries
+from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
 from envbuild.oci import digest as digests
 from envbuild.oci.image import RunConfig
@@ -36,6 +37,7 @@ class Plan:
     """What to assemble. ``base`` is the layer that byte code depends on."""
 
     layers: tuple[LayerPlan, ...]
+    files: tuple[FileEntry, ...]
     run: RunConfig
     created: str
     annotations: Mapping[str, str]
@@ -63,26 +65,27 @@ def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
             hint=f"run `envbuild image {lock.ref}`, which compiles it",
             exit=Exit.VERIFY,
         )
+    wheels = lock.python if operator is None else (*lock.python, operator)
+    files = skeleton(lock)
     base = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
-    layers = [base, LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), _skeleton()))]
-    interpreter = interpreter_key(lock)
-    groups = wheel_groups(lock.python if operator is None else (*lock.python, operator))
+    layers = [base, LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), repr(files)))]
     layers += [
-        LayerPlan(name=name, kind="wheels", artifacts=wheels, key=_key("wheels", wheels))
-        for name, wheels in groups.items()
+        LayerPlan(name=name, kind="wheels", artifacts=members, key=_key("wheels", members))
+        for name, members in grouped(wheels, group_of).items()
     ]
+    interpreter = interpreter_key(lock)
     layers += [
         LayerPlan(
             name=f"{name}-bytecode",
             kind="bytecode",
-            artifacts=wheels,
-            key=_key("bytecode", wheels, interpreter),
+            artifacts=members,
+            key=_key("bytecode", members, interpreter),
         )
-        for name, wheels in groups.items()
-        if not name.startswith("nvidia-")
+        for name, members in grouped(wheels, code_group_of).items()
     ]
     return Plan(
         layers=tuple(layers),
+        files=files,
         run=run_config(lock),
         created=lock.created,
         annotations={
@@ -92,16 +95,23 @@ def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
     )
 
 
-def wheel_groups(wheels: tuple[Artifact, ...]) -> dict[str, tuple[Artifact, ...]]:
-    """Wheels by layer, layers and wheels in name order; the one that changes most often, DeepSpeed, last.
+def grouped(wheels: Iterable[Artifact], group: Callable[[str], str]) -> dict[str, tuple[Artifact, ...]]:
+    """Wheels by layer, in name order; DeepSpeed, which depends on most others, last.
 
     Grouping is by name only, never by size: changing one package changes one layer.
     """
     groups: dict[str, list[Artifact]] = {}
     for wheel in sorted(wheels, key=lambda item: item.name):
-        groups.setdefault(group_of(wheel.name), []).append(wheel)
-    order = sorted(groups, key=lambda name: (name == "deepspeed", not name.startswith("nvidia-"), name))
+        groups.setdefault(group(wheel.name), []).append(wheel)
+    order = sorted(groups, key=lambda name: (name == "deepspeed", name))
     return {name: tuple(groups[name]) for name in order}
+
+
+def skeleton(lock: Lock) -> tuple[FileEntry, ...]:
+    """The frame that wheels are installed into: the virtual environment without packages, and the work folder."""
+    versions = [deb.version for deb in lock.debian if deb.name == "python3.11-minimal"]
+    version = versions[0].partition("-")[0] if versions else "3.11"
+    return (*venv_entries(version), folder(WORKDIR.strip("/")))
 
 
 def interpreter_key(lock: Lock) -> str:
@@ -177,11 +187,6 @@ def _section(lock: Lock, name: str) -> Mapping[str, object]:
 def _minor(version: str) -> tuple[int, int]:
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
-
-
-def _skeleton() -> str:
-    """Identity of the files layer; its content is fixed by the format (``layers/files.py``)."""
-    return f"venv {VENV} workdir {WORKDIR}"
 
 
 def _key(kind: str, artifacts: tuple[Artifact, ...], *more: str) -> str:

@@ -1,0 +1,157 @@
+"""``envbuild image``: the main job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from envbuild.cli.context import Context, common
+from envbuild.cli.proof import Proof, load_into, prove, stored_image
+from envbuild.cli.terminal import size
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.image.assemble import Built, assemble
+from envbuild.image.verify import Verification, verify
+from envbuild.lock import lock_bytes
+from envbuild.lock.model import Lock
+from envbuild.recipe.model import Recipe
+from envbuild.store import write_atomically
+
+
+@click.command()
+@click.argument("ref")
+@click.option(
+    "--base",
+    metavar="IMAGE@sha256:…",
+    default="debian",
+    help="Start from this image of a registry instead of the locked Debian packages.",
+)
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one archive to FILE.")
+@click.option("--no-load", is_flag=True, help="Do not load the image into a Docker engine.")
+@click.option("--engine", metavar="NAME", help="docker, oci or sandbox, for the suite.")
+@click.option("--verify", "verify_it", is_flag=True, help="Build again from nothing and compare.")
+@click.option("--require-verdict", is_flag=True, help="Exit 6 when the image ends as a candidate.")
+@common
+def command(
+    context: Context,
+    ref: str,
+    base: str,
+    output: Path | None,
+    no_load: bool,
+    engine: str | None,
+    verify_it: bool,
+    require_verdict: bool,
+) -> int:
+    """Build the image of REF (name:tag) from its lock, prove it on this machine's GPUs, load it.
+
+    The image ends in the store, as REF-candidate. With enough GPUs the suite runs in it, and the tag is given if
+    every check passes. A second run does only what changed.
+    """
+    started = time.monotonic()
+    recipe = context.recipe(ref)
+    lock = context.lock(recipe)
+    store = context.store()
+    workshop = context.workshop(lock, store)
+    built = assemble(lock, workshop, base=None if base == "debian" else base)
+    if base == "debian":
+        lock = _remember(context, recipe, lock, built)
+    image = stored_image(store, built.image, recipe.ref.candidate)
+    verification = verify(lock, built.image, workshop) if verify_it else None
+    if output is not None:
+        from envbuild.engine import write_archive
+
+        write_archive(image, output, progress=context.terminal.progress)
+    loaded = None if no_load else load_into(context, store, image)
+    proof = prove(context, store, recipe, lock, image, engine=engine, loaded=loaded)
+    seconds = {**built.seconds, "total": round(time.monotonic() - started, 3)}
+    _print(context, recipe, built, proof, loaded, output, verification, seconds)
+    if verification is not None and not verification.holds:
+        raise _not_reproduced(ref, verification)
+    if require_verdict and not proof.promoted:
+        raise EnvbuildError(
+            "no-verdict", f"{ref} ends as a candidate: {proof.why}", hint=proof.next_step(ref), exit=Exit.GATE
+        )
+    return int(Exit.DONE)
+
+
+def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built) -> Lock:
+    """Write the digests into the lock, the first time."""
+    native = replace(lock.native, wheel=built.operator) if lock.native else None
+    named = replace(lock, native=native, image=built.lock)
+    if lock_bytes(named) != lock_bytes(lock):
+        write_atomically(recipe.lock_path, lock_bytes(named))
+        context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
+    return named
+
+
+def _not_reproduced(ref: str, verification: Verification) -> EnvbuildError:
+    shown = "\n  ".join(verification.differences)
+    return EnvbuildError(
+        "not-reproduced",
+        f"a second build of {ref} gave {verification.digest}, not {verification.expected}:\n  {shown}",
+        hint="please report it with the paths above: the same lock must give the same bytes",
+        exit=Exit.VERIFY,
+    )
+
+
+def _print(
+    context: Context,
+    recipe: Recipe,
+    built: Built,
+    proof: Proof,
+    loaded: str | None,
+    output: Path | None,
+    verification: Verification | None,
+    seconds: dict[str, float],
+) -> None:
+    total = sum(layer.size for layer in built.image.layers)
+    value = {
+        "ref": str(recipe.ref),
+        "digest": built.image.digest,
+        "config": built.image.config.digest,
+        "tags": list(proof.tags),
+        "candidate": not proof.promoted,
+        "verdict": proof.to_dict(),
+        "size": total,
+        "layers": [
+            {
+                "name": layer.name,
+                "digest": layer.digest,
+                "diff_id": layer.diff_id,
+                "size": layer.size,
+                "artifacts": list(layer.artifacts),
+                "made": layer.name in built.made,
+            }
+            for layer in built.image.layers
+        ],
+        "engine": loaded,
+        "output": str(output) if output else None,
+        "bytes_fetched": built.bytes_fetched,
+        "seconds": seconds,
+        "verify": None
+        if verification is None
+        else {
+            "holds": verification.holds,
+            "digest": verification.digest,
+            "conditions": verification.conditions,
+            "differences": list(verification.differences),
+            "seconds": verification.seconds,
+        },
+    }
+    lines = [
+        f"{proof.tags[-1]}  {built.image.digest}",
+        f"  {len(built.image.layers)} layers, {size(total)}; made {len(built.made)}, "
+        f"fetched {size(built.bytes_fetched)}, {seconds['total']:.1f} s",
+    ]
+    if verification is not None and verification.holds:
+        told = ", ".join(f"{key} {text}" for key, text in verification.conditions.items())
+        lines.append(f"  built again from nothing ({told}): the same digest")
+    if output is not None:
+        lines.append(f"  written to {output}")
+    context.terminal.data(value, "\n".join(lines))
+    if not proof.promoted:
+        context.terminal.progress.note(
+            f"{recipe.ref.candidate} is a candidate, not {recipe.ref}: {proof.why}.\n{proof.next_step(str(recipe.ref))}"
+        )
