@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from envbuild.cli.context import Context, common
+from envbuild.cli.files import replace_file
 from envbuild.cli.proof import Proof, load_into, prove, stored_image
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
@@ -17,7 +18,6 @@ from envbuild.image.verify import Verification, verify
 from envbuild.lock import lock_bytes
 from envbuild.lock.model import Lock
 from envbuild.recipe.model import Recipe
-from envbuild.store import write_atomically
 
 
 @click.command()
@@ -81,7 +81,7 @@ def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built) -> Loc
     native = replace(lock.native, wheel=built.operator) if lock.native else None
     named = replace(lock, native=native, image=built.lock)
     if lock_bytes(named) != lock_bytes(lock):
-        write_atomically(recipe.lock_path, lock_bytes(named))
+        replace_file(recipe.lock_path, lock_bytes(named))
         context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
     return named
 

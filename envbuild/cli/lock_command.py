@@ -7,10 +7,11 @@ import datetime
 import click
 
 from envbuild.cli.context import Context, common
+from envbuild.cli.files import replace_file
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import Indexes, check, lock_bytes, read_lock, requirements_txt, resolve
 from envbuild.recipe.model import Recipe
-from envbuild.store import Http, write_atomically
+from envbuild.store import Http
 
 
 @click.command()
@@ -41,8 +42,8 @@ def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ..
         progress=context.terminal.progress,
     )
     changed = previous is None or lock_bytes(previous) != lock_bytes(lock)
-    write_atomically(recipe.lock_path, lock_bytes(lock))
-    write_atomically(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
+    replace_file(recipe.lock_path, lock_bytes(lock))
+    replace_file(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
     context.terminal.data(
         {
             "ref": ref,

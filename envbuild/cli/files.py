@@ -1,0 +1,37 @@
+"""Files that a command writes beside a recipe or where the user said."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from envbuild.errors import EnvbuildError, Exit
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``: a reader sees the old content or the new, never a part.
+
+    Raises:
+        EnvbuildError: exit 2 when it cannot be written; what was there stays.
+    """
+    if path.exists() and path.read_bytes() == data:
+        return
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
+            temporary = Path(stream.name)
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except OSError as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise EnvbuildError(
+            "cannot-write",
+            f"cannot write {path}: {error.strerror}",
+            hint="make the folder writable, or copy the recipe to a folder of yours and give --recipes DIR",
+            exit=Exit.USAGE,
+        ) from error
