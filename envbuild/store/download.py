@@ -129,6 +129,8 @@ class Download:
             except Fault as fault:
                 if self._stop.is_set():
                     raise Stopped from fault
+                if self._right():
+                    return None  # every byte came before the connection failed
                 if self._part.offset > best:
                     effort.progressed()
                     best = self._part.offset

@@ -22,6 +22,7 @@ from envbuild.store.faults import Fault, fault_of
 from envbuild.store.retry import Patience
 
 _CHUNK = 1 << 18
+_SHORT = 1 << 14
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 AGENT = "envbuild"
@@ -179,7 +180,7 @@ class Http:
             target = body.headers.get("Location")
             if body.status not in _REDIRECTS or target is None or form is not None:
                 break
-            body.close()
+            _done_with(body)
             following, own = _split_credentials(urljoin(urlunsplit(parts), target))
             if _origin(following) != _origin(parts):
                 extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
@@ -197,11 +198,10 @@ class Http:
                 _body=body,
                 _timeout=self._read_timeout,
             )
-        finally:
-            if body.closed or body.length_remaining == 0:
-                body.release_conn()
-            else:
-                body.close()
+        except BaseException:
+            body.close()
+            raise
+        _done_with(body)
 
     def refusal(self, response: Response) -> Fault:
         """The fault that an answer other than the wanted one is."""
@@ -271,6 +271,15 @@ class Http:
 
 
 _HARMLESS = {"accept", "range", "if-range", "user-agent", "accept-encoding"}
+
+
+def _done_with(body: urllib3.BaseHTTPResponse) -> None:
+    """Read a short rest, so that the connection can serve the next request; close one with a long rest."""
+    if body.length_remaining is not None and body.length_remaining <= _SHORT:
+        body.drain_conn()
+        body.release_conn()
+    else:
+        body.close()
 
 
 def redacted(url: str) -> str:
