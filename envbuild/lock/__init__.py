@@ -1,1 +1,24 @@
 """Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""
+
+from envbuild.lock.compare import check
+from envbuild.lock.file import lock_bytes, parse_lock, read_lock
+from envbuild.lock.indexes import Indexes
+from envbuild.lock.model import Artifact, ImageLock, Lock, NativeLock
+from envbuild.lock.requirements import requirements_txt
+from envbuild.lock.resolve import resolve
+from envbuild.lock.sources import sources_for
+
+__all__ = [
+    "Artifact",
+    "ImageLock",
+    "Indexes",
+    "Lock",
+    "NativeLock",
+    "check",
+    "lock_bytes",
+    "parse_lock",
+    "read_lock",
+    "requirements_txt",
+    "resolve",
+    "sources_for",
+]

@@ -57,15 +57,13 @@ def parse_ref(text: str) -> Ref:
     return Ref(name=name, tag=tag)
 
 
-def list_recipes(folders: Sequence[Path]) -> list[Ref]:
-    """The references of all recipes in the folders, in natural order (``v2.9`` before ``v2.10``)."""
-    found = set()
-    for folder in folders:
-        for path in folder.glob(f"*/*/{FILE}"):
-            name, tag = path.parent.parent.name, path.parent.name
-            if _NAME.fullmatch(name) and _TAG.fullmatch(tag):
-                found.add(Ref(name=name, tag=tag))
-    return sorted(found, key=lambda ref: _natural(str(ref)))
+def list_recipes(folders: Sequence[Path]) -> list[Recipe]:
+    """All recipes in the folders, in natural order (``v2.9`` before ``v2.10``); of two with one name the first.
+
+    Raises:
+        EnvbuildError: exit 3, one of them is wrong.
+    """
+    return [load_recipe(ref, folders) for ref in _references(folders)]
 
 
 def load_recipe(ref: Ref, folders: Sequence[Path]) -> Recipe:
@@ -78,7 +76,7 @@ def load_recipe(ref: Ref, folders: Sequence[Path]) -> Recipe:
         path = folder / ref.name / ref.tag / FILE
         if path.is_file():
             return read_recipe(path, ref)
-    known = [str(item) for item in list_recipes(folders)]
+    known = [str(item) for item in _references(folders)]
     near = nearest(str(ref), known)
     offer = f"Did you mean {near[0]}? " if near else f"There are: {', '.join(known)}. " if known else ""
     searched = ", ".join(str(folder) for folder in folders) or "no folder"
@@ -121,6 +119,16 @@ def read_recipe(path: Path, ref: Ref) -> Recipe:
     )  # fmt: skip
     gate.finish()
     return recipe
+
+
+def _references(folders: Sequence[Path]) -> list[Ref]:
+    found = set()
+    for folder in folders:
+        for path in folder.glob(f"*/*/{FILE}"):
+            name, tag = path.parent.parent.name, path.parent.name
+            if _NAME.fullmatch(name) and _TAG.fullmatch(tag):
+                found.add(Ref(name=name, tag=tag))
+    return sorted(found, key=lambda ref: _natural(str(ref)))
 
 
 def _python(table: Table, release: str) -> PythonPins:

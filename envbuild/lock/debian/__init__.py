@@ -1,0 +1,1 @@
+"""Debian packages: signed indexes read and checked, dependencies closed."""

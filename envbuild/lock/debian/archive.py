@@ -1,0 +1,133 @@
+"""A Debian archive: the signed release file and the package indexes that it vouches for (repository format)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import lzma
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.debian.control import DebPackage, packages, paragraphs
+from envbuild.lock.debian.signature import Keyring
+from envbuild.store import Http
+
+_LIMIT = 256 << 20
+_UNPACK: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A release file whose signature holds: hashes and sizes (bytes) of the suite's indexes by path."""
+
+    suite: str
+    codename: str
+    files: Mapping[str, tuple[str, int]] = field(repr=False)
+    valid_until: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A mirror, the keys that may sign for it, and the connections. ``address`` holds no suite."""
+
+    address: str = field(repr=False)
+    keyring: Keyring
+    http: Http
+
+    def release(self, suite: str, *, date: str) -> Release:
+        """Fetch ``InRelease`` of a suite and check its signature, its name and that it is still valid.
+
+        Args:
+            suite: a code name such as ``bookworm``, or ``bookworm-security``.
+            date: today's date (``YYYY-MM-DD``), against which ``Valid-Until`` is held.
+
+        Raises:
+            EnvbuildError: exit 4, the mirror does not have it; exit 5, it does not verify.
+        """
+        what = f"InRelease of {suite}"
+        try:
+            data = self.http.get(
+                f"{self.address}/dists/{suite}/InRelease", label="Debian's mirror", limit=_LIMIT
+            )
+        except EnvbuildError as error:
+            if error.id != "not-found":
+                raise
+            raise EnvbuildError(
+                "no-such-suite", f"Debian's mirror has no suite {suite}", exit=Exit.NETWORK,
+                hint="Set ENVBUILD_DEBIAN_MIRROR to a full mirror of Debian.",
+            ) from None  # fmt: skip
+        text = self.keyring.verified(data, what)
+        fields = next(paragraphs(text), {})
+        names = {fields.get("codename"), fields.get("suite")}
+        if suite not in names:
+            raise _wrong(what, f"is the release file of {fields.get('codename')}")
+        release = Release(
+            suite=suite, codename=fields.get("codename", suite), files=_files(fields.get("sha256", "")),
+            valid_until=_day(fields.get("valid-until")),
+        )  # fmt: skip
+        if release.valid_until and release.valid_until < date:
+            raise _wrong(what, f"was valid until {release.valid_until} only: the mirror is behind")
+        return release
+
+    def packages(self, release: Release, component: str) -> list[DebPackage]:
+        """The packages of a component, from an index whose hash and size the release file gives.
+
+        Raises:
+            EnvbuildError: exit 4, the mirror does not have it; exit 5, it is not what the release file says.
+        """
+        for ending, unpack in _UNPACK.items():
+            path = f"{component}/binary-amd64/Packages{ending}"
+            if path in release.files:
+                data = self._index(release, path)
+                try:
+                    text = unpack(data).decode("utf-8", "replace")
+                except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
+                    raise _wrong(f"{path} of {release.suite}", f"cannot be unpacked: {error}") from None
+                return list(packages(text, suite=release.suite, component=component))
+        raise _wrong(f"InRelease of {release.suite}", f"names no packages of {component} for amd64")
+
+    def _index(self, release: Release, path: str) -> bytes:
+        sha256, size = release.files[path]
+        base = f"{self.address}/dists/{release.suite}"
+        folder = path.rpartition("/")[0]
+        data = b""
+        for address in (f"{base}/{folder}/by-hash/SHA256/{sha256}", f"{base}/{path}"):
+            try:
+                data = self.http.get(address, label="Debian's mirror", limit=max(size, 1))
+            except EnvbuildError as error:
+                if error.id != "not-found" or address.endswith(path):
+                    raise
+                continue
+            if len(data) == size and hashlib.sha256(data).hexdigest() == sha256:
+                return data
+        seen = hashlib.sha256(data).hexdigest()
+        raise _wrong(f"{path} of {release.suite}", f"has sha256 {seen}, the release file says {sha256}")
+
+
+def _files(text: str) -> dict[str, tuple[str, int]]:
+    found = {}
+    for line in text.splitlines():
+        parts = line.split()
+        if len(parts) == 3 and parts[1].isdigit():
+            found[parts[2]] = (parts[0], int(parts[1]))
+    return found
+
+
+def _day(text: str | None) -> str | None:
+    if not text:
+        return None
+    try:
+        return parsedate_to_datetime(text).date().isoformat()
+    except ValueError:
+        return None
+
+
+def _wrong(what: str, reason: str) -> EnvbuildError:
+    return EnvbuildError(
+        "debian-index-wrong", f"{what} {reason}", exit=Exit.VERIFY,
+        hint="The mirror may be half-way through an update: try again in some minutes, or use another mirror "
+        "(ENVBUILD_DEBIAN_MIRROR).",
+    )  # fmt: skip
