@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.digest import is_digest
-from envbuild.store.http import is_loopback
+from envbuild.store.network import is_loopback
 
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")

@@ -12,7 +12,8 @@ from urllib.parse import urlencode, urlsplit
 from envbuild.registry.credentials import find_credentials
 from envbuild.registry.reference import Reference
 from envbuild.store.faults import Fault
-from envbuild.store.http import Http, failed, is_loopback
+from envbuild.store.http import Http, failed
+from envbuild.store.network import is_loopback
 
 _PARAMETER = re.compile(r'([A-Za-z]+)=(?:"([^"]*)"|([^\s,]+))')
 _LOGIN = "run `docker login` for the registry, and check that the account may read the repository"

@@ -15,6 +15,7 @@ from envbuild.oci.digest import CHUNK
 from envbuild.oci.disk import Stopped
 from envbuild.store.faults import Fault
 from envbuild.store.http import Http, Response
+from envbuild.store.network import is_local
 from envbuild.store.part import Part
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
@@ -160,7 +161,7 @@ class Download:
             Fault: it did not.
         """
         self._resumed = self._part.offset > 0
-        if urlsplit(source.url).scheme == "file":
+        if is_local(source.url):
             self._take(_local_chunks(source.url, self._part.offset))
             return
         headers = dict(source.headers)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import ipaddress
-import netrc
-import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,12 +15,20 @@ from urllib3.exceptions import HTTPError
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.store.faults import Fault, fault_of
+from envbuild.store.network import (
+    Proxies,
+    basic,
+    is_local,
+    read_netrc,
+    redacted,
+    split_credentials,
+    tls_context,
+)
 from envbuild.store.retry import Patience
 
 _CHUNK = 1 << 18
 _SHORT = 1 << 14
 _REDIRECTS = {301, 302, 303, 307, 308}
-_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 AGENT = "envbuild"
 
 
@@ -108,19 +112,16 @@ class Http:
         self.patience = patience or Patience()
         self._read_timeout = read_timeout
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
-        self._context = _tls_context(environ, ca_bundle)
+        self._context = tls_context(environ, ca_bundle)
         self._connections = connections
-        self._proxies = _proxies(environ)
-        self._no_proxy = tuple(
-            part.strip().lower()
-            for part in (environ.get("no_proxy") or environ.get("NO_PROXY") or "").split(",")
-            if part.strip()
-        )
-        self._netrc = _read_netrc(environ)
+        self._proxies = Proxies.from_environment(environ)
+        self._netrc = read_netrc(environ)
         self._direct = urllib3.PoolManager(
             maxsize=connections, ssl_context=self._context, timeout=self._timeout, retries=False
         )
-        self._by_proxy = {proxy: self._proxy_manager(proxy) for proxy in set(self._proxies.values())}
+        self._by_proxy = {
+            proxy: self._proxy_manager(proxy) for proxy in set(self._proxies.by_scheme.values())
+        }
 
     def get(
         self,
@@ -143,7 +144,7 @@ class Http:
                 ``source-failed`` (exit 4).
         """
         name = label or redacted(url)
-        if urlsplit(url).scheme == "file":
+        if is_local(url):
             return _read_local(url, name, limit)
         effort = self.patience.start()
         while True:
@@ -172,7 +173,7 @@ class Http:
         Raises:
             Fault: no answer.
         """
-        parts, own = _split_credentials(url)
+        parts, own = split_credentials(url)
         sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **own, **(headers or {})}
         extra = dict(headers or {})
         for _ in range(10):
@@ -181,7 +182,7 @@ class Http:
             if body.status not in _REDIRECTS or target is None or form is not None:
                 break
             _done_with(body)
-            following, own = _split_credentials(urljoin(urlunsplit(parts), target))
+            following, own = split_credentials(urljoin(urlunsplit(parts), target))
             if _origin(following) != _origin(parts):
                 extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
             elif "Authorization" in sent and "Authorization" not in own:
@@ -235,21 +236,19 @@ class Http:
             raise fault_of(error, self._read_timeout) from error
 
     def _manager(self, parts: SplitResult) -> urllib3.PoolManager:
-        proxy = self._proxies.get(parts.scheme)
-        host = (parts.hostname or "").lower()
-        if proxy is None or is_loopback(host) or _bypassed(host, parts.port, self._no_proxy):
-            return self._direct
-        return self._by_proxy[proxy]
+        proxy = self._proxies.proxy_for(parts.scheme, parts.hostname or "", parts.port)
+        return self._direct if proxy is None else self._by_proxy[proxy]
 
     def _proxy_manager(self, proxy: str) -> urllib3.ProxyManager:
-        parts, own = _split_credentials(proxy)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts, own = split_credentials(proxy)
+        except Fault as fault:
             raise EnvbuildError(
                 "bad-proxy",
                 f"the proxy {redacted(proxy)} is not an http or https address",
                 hint="set http_proxy and https_proxy to http://HOST:PORT, or unset them",
                 exit=Exit.USAGE,
-            )
+            ) from fault
         headers = {"Proxy-Authorization": own["Authorization"]} if own else None
         return urllib3.ProxyManager(
             urlunsplit(parts),
@@ -267,7 +266,7 @@ class Http:
         found = self._netrc.authenticators(parts.hostname or "")
         if found is None:
             return headers
-        return {**headers, **_basic(found[0], found[2] or "")}
+        return {**headers, **basic(found[0], found[2] or "")}
 
 
 _HARMLESS = {"accept", "range", "if-range", "user-agent", "accept-encoding"}
@@ -280,21 +279,6 @@ def _done_with(body: urllib3.BaseHTTPResponse) -> None:
         body.release_conn()
     else:
         body.close()
-
-
-def redacted(url: str) -> str:
-    """``url`` without credentials, query and fragment: what may be printed."""
-    parts = urlsplit(url)
-    host = parts.netloc.rsplit("@", 1)[-1]
-    return urlunsplit((parts.scheme, host, parts.path, "", ""))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` (a name or an address) means this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def failed(fault: Fault, label: str) -> EnvbuildError:
@@ -310,82 +294,6 @@ def failed(fault: Fault, label: str) -> EnvbuildError:
         hint = "give credentials in the index's address or in ~/.netrc"
         return EnvbuildError("not-allowed", f"{label} {fault}", hint=hint, exit=Exit.NETWORK)
     return EnvbuildError("source-failed", f"{label} {fault}", hint=fault.hint, exit=Exit.NETWORK)
-
-
-def _tls_context(environ: Mapping[str, str], explicit: Path | None) -> ssl.SSLContext:
-    """Certificates from one place: the explicit bundle, the first variable that is set, or the system's."""
-    setting, bundle = "the certificate bundle", explicit
-    for name in _BUNDLES:
-        if bundle is None and environ.get(name):
-            setting, bundle = name, Path(environ[name])
-    if bundle is None:
-        return ssl.create_default_context()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    try:
-        if bundle.is_dir():
-            context.load_verify_locations(capath=bundle)
-        else:
-            context.load_verify_locations(cafile=bundle)
-    except (OSError, ssl.SSLError) as error:
-        raise EnvbuildError(
-            "bad-ca-bundle",
-            f"{setting} names {bundle}, which cannot be read as certificates: {error.strerror or error}",
-            hint=f"point {setting} to a PEM file, such as /etc/ssl/certs/ca-certificates.crt, or unset it",
-            exit=Exit.USAGE,
-            where=str(bundle),
-        ) from error
-    return context
-
-
-def _proxies(environ: Mapping[str, str]) -> dict[str, str]:
-    proxies: dict[str, str] = {}
-    for scheme in ("http", "https"):
-        for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY"):
-            value = environ.get(name)
-            if value:
-                proxies[scheme] = value if "://" in value else f"http://{value}"
-                break
-    return proxies
-
-
-def _bypassed(host: str, port: int | None, rules: tuple[str, ...]) -> bool:
-    """Whether ``no_proxy`` names the host: ``*``, a name, a parent domain, ``host:port``, a network."""
-    for rule in rules:
-        name, _, number = rule.partition(":") if rule.count(":") == 1 else (rule, "", "")
-        if number and number != str(port):
-            continue
-        bare = name.removeprefix("*").lstrip(".").strip("[]")
-        if rule == "*" or host == bare or (bare and host.endswith("." + bare)):
-            return True
-        try:
-            if ipaddress.ip_address(host) in ipaddress.ip_network(bare, strict=False):
-                return True
-        except ValueError:
-            continue
-    return False
-
-
-def _read_netrc(environ: Mapping[str, str]) -> netrc.netrc | None:
-    """The user's netrc; one that is missing or malformed gives no credentials, as with other clients."""
-    name = environ.get("NETRC")
-    path = Path(name) if name else Path(environ.get("HOME", "/nonexistent")) / ".netrc"
-    try:
-        return netrc.netrc(str(path))
-    except (OSError, netrc.NetrcParseError, UnicodeDecodeError):
-        return None
-
-
-def _split_credentials(url: str) -> tuple[SplitResult, dict[str, str]]:
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return parts._replace(fragment=""), {}
-    bare = parts._replace(netloc=parts.netloc.rsplit("@", 1)[1], fragment="")
-    return bare, _basic(unquote(parts.username or ""), unquote(parts.password or ""))
-
-
-def _basic(user: str, password: str) -> dict[str, str]:
-    token = base64.b64encode(f"{user}:{password}".encode()).decode()
-    return {"Authorization": f"Basic {token}"}
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
