@@ -52,8 +52,7 @@ def check_tree(wheel: str, names: Iterable[str]) -> None:
     folded: dict[str, str] = {}
     parents: set[str] = set()
     for name in names:
-        key = (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
-        other = folded.setdefault(key, name)
+        other = folded.setdefault(_folded(name), name)
         if other is not name:
             if other == name:
                 raise damaged(wheel, "wheel-duplicate", f"entry {name!r} is there twice")
@@ -63,8 +62,12 @@ def check_tree(wheel: str, names: Iterable[str]) -> None:
             parents.add(parent)
             parent = parent.rpartition("/")[0]
     for parent in sorted(parents):
-        if folded.get(parent.casefold()) == parent:
+        if folded.get(_folded(parent)) == parent:
             raise damaged(wheel, "wheel-file-as-directory", f"entry {parent!r} is a file and a directory")
+
+
+def _folded(name: str) -> str:
+    return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
 
 
 def target(wheel: str, name: str, *, data_dir: str, distribution: str) -> str:

@@ -33,7 +33,7 @@ def parse_record(wheel: str, content: bytes) -> dict[str, tuple[str, str]]:
     """
     rows: dict[str, tuple[str, str]] = {}
     try:
-        for name, hash, size in parse_record_file(content.decode().splitlines()):
+        for name, hash, size in parse_record_file(io.StringIO(content.decode(), newline="")):
             if hash and hash.partition("=")[0] not in _STRONG:
                 raise invalid(
                     wheel, "wheel-record", f"RECORD has the hash {hash!r} for {name!r}; sha256 is the least"
