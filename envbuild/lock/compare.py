@@ -62,7 +62,8 @@ def _locked(recipe: Recipe, lock: Lock) -> Iterator[str]:
 
 
 def _same(pinned: str, locked: str | None) -> bool:
-    return locked is not None and Version(pinned) == Version(locked)
+    """Whether they are one version; a local part (``+cu126``), which some indexes add, does not count."""
+    return locked is not None and Version(pinned) == Version(Version(locked).public)
 
 
 def _text(value: object) -> str:

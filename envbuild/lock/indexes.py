@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,12 +108,25 @@ def _debian_mirrors(environ: Mapping[str, str]) -> tuple[str | None, str | None]
     if main:
         return main, security or main + "-security"
     found: dict[bool, str] = {}
-    for line in _apt("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)").splitlines():
+    for line in _apt_targets().splitlines():
         address, _, suite = line.strip().rpartition(" ")
         name = suite.removesuffix("/updates").split("-")[0]
         if name in _DEBIAN_SUITES and urlsplit(address).scheme in ("http", "https", "file"):
             found.setdefault("security" in suite, address.rstrip("/"))
     return found.get(False), security or found.get(True)
+
+
+def _apt_targets() -> str:
+    """Address and suite of each source, a line each: without lists, so that apt reads no cache and needs no update."""
+    with tempfile.TemporaryDirectory(prefix="envbuild-apt-") as empty:
+        options = [
+            "--no-release-info",
+            "-o",
+            f"Dir::State::lists={empty}/",
+            "--format",
+            "$(REPO_URI) $(RELEASE)",
+        ]
+        return _apt("apt-get", "indextargets", *options)
 
 
 def _apt_proxy() -> str | None:

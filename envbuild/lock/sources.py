@@ -24,7 +24,7 @@ def sources_for(
 
     First the artifact mirror, if one is configured (``<mirror>/<sha256>/<file>``, then ``<mirror>/<file>`` with
     the bare file name); then Python's index or Debian's mirror. An index that cannot be read is an error only if
-    there is no artifact mirror.
+    there is no artifact mirror. A wheel that was built (``index`` is ``built``) is to be had from a mirror only.
 
     Args:
         lock: whose artifacts they are.
@@ -49,7 +49,7 @@ def sources_for(
         if item.index.startswith("debian/"):
             found[item.sha256] += _debian(item, indexes)
     for item in artifacts:
-        if not found[item.sha256]:
+        if not found[item.sha256] and item.index != "built":
             raise _nowhere(item)
     return {sha256: tuple(sources) for sha256, sources in found.items()}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact
@@ -81,8 +82,9 @@ class PythonResolver:
         """DeepSpeed's sdist, fetched: its requirements are read from it."""
         assert self.recipe.deepspeed is not None
         version = self.recipe.deepspeed.version
-        offered = simple.project("deepspeed", urls, self.http)
-        found = [item for item in offered if item.version == version and not item.is_wheel and item.sha256]
+        files_of = simple.project("deepspeed", urls, self.http)
+        offered = [item for item in files_of if item.name.endswith(".tar.gz") and item.sha256]
+        found = [item for item in offered if Version(item.version) == Version(version)]
         if not found:
             raise explain.no_version(self.recipe, "deepspeed", version, offered, before=self.before)
         file = min(found, key=lambda item: item.name)
@@ -93,7 +95,7 @@ class PythonResolver:
         wanted = Wanted(name="deepspeed", file=file.name, sha256=file.sha256, size=size, sources=(source,))
         fetch(self.store, [wanted], http=self.http, jobs=1, progress=self.progress)
         return Artifact(
-            kind="sdist", name="deepspeed", version=version, file=file.name, size=size, sha256=file.sha256,
+            kind="sdist", name="deepspeed", version=file.version, file=file.name, size=size, sha256=file.sha256,
             index="python", uploaded=file.uploaded,
         )  # fmt: skip
 
