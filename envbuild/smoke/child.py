@@ -1,0 +1,78 @@
+"""The process of one check, or of one rank of it: ``python -m smoke.child check|rank ID JOB``.
+
+``JOB`` is a JSON file: expectations, scratch folder, result file, time limit, options. The answer is written to the
+result file; no file, or a status other than 0, is a crash.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from .checks import find
+from .context import Context
+from .model import Failure, NotRun, parse_expectations
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv: list[str]) -> int:
+    """Run it; the exit status is 0 when an answer was written, whatever the answer."""
+    role, name, job_path = argv
+    job = json.loads(Path(job_path).read_text())
+    _die_with_parent(int(job["parent"]))
+    faulthandler.enable()
+    # Where a process hangs is worth more than that it does: the stacks go to the log before it is killed.
+    faulthandler.dump_traceback_later(max(0.5, float(job["timeout"]) * 0.9), exit=False)
+    context = Context(
+        check=name,
+        expectations=parse_expectations(job["expectations"]),
+        scratch=Path(job["scratch"]),
+        timeout=float(job["timeout"]),
+        gpus=int(job["gpus"]),
+        options=job["options"],
+    )
+    answer = _answer(role, name, context)
+    result = Path(job["result"])
+    partial = result.with_suffix(".partial")
+    partial.write_text(json.dumps(answer))
+    partial.replace(result)
+    return 0
+
+
+def _answer(role: str, name: str, context: Context) -> dict[str, Any]:
+    check = find(name)
+    try:
+        module = check.load()
+        numbers = module.rank(context) if role == "rank" else module.run(context)
+    except Failure as no:
+        return {
+            "status": "failed",
+            "expected": no.expected,
+            "seen": no.seen,
+            "hint": no.hint,
+            "numbers": no.numbers,
+        }
+    except NotRun as unable:
+        return {"status": "not-run", "seen": unable.reason, "numbers": unable.numbers}
+    return {"status": "passed", "numbers": numbers}
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask the kernel to kill this process when its parent dies, so that ``kill -9`` of the suite leaves nothing."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)

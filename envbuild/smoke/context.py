@@ -1,0 +1,180 @@
+"""What a check is given, and how it starts its ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .model import Expectations, Failure
+from .process import signal_name, tail
+
+GRACE = 10.0
+"""Seconds that the other ranks get once one has failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """One check's inputs. ``gpus`` is the number of GPUs that the kernel shows to this container.
+
+    ``scratch`` is a folder of the check's own, removed afterwards; ``options`` what a check tells its ranks.
+    """
+
+    check: str
+    expectations: Expectations
+    scratch: Path
+    timeout: float
+    gpus: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        """This process's rank."""
+        return int(os.environ["RANK"])
+
+    @property
+    def world(self) -> int:
+        """How many ranks there are."""
+        return int(os.environ["WORLD_SIZE"])
+
+
+def program(role: str, check: str, job: Path) -> list[str]:
+    """The command line of a check or rank process: no user site, no current folder on ``sys.path``."""
+    return [sys.executable, "-P", "-s", "-m", f"{__package__}.child", role, check, str(job)]
+
+
+def write_job(path: Path, context: Context, *, result: Path) -> None:
+    """Write what :mod:`.child` reads."""
+    path.write_text(
+        json.dumps(
+            {
+                "parent": os.getpid(),
+                "expectations": context.expectations.to_dict(),
+                "scratch": str(context.scratch),
+                "timeout": context.timeout,
+                "gpus": context.gpus,
+                "options": dict(context.options),
+                "result": str(result),
+            }
+        )
+    )
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """The answer that a child left, or ``None`` when it left none that can be read."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) and "status" in value else None
+
+
+def run_ranks(
+    context: Context,
+    world: int,
+    *,
+    environ: Mapping[str, str],
+    options: Mapping[str, Any] | None = None,
+) -> list[dict[str, Any]]:
+    """Start one process a rank, wait for all, and return their numbers in rank order.
+
+    The ranks stay in the check's process group, so that its time limit ends them too.
+
+    Args:
+        context: the check's own.
+        world: number of ranks.
+        environ: the environment of every rank; RANK, WORLD_SIZE and their kin are added.
+        options: what the ranks read as ``context.options``.
+
+    Raises:
+        Failure: a rank crashed or said no.
+    """
+    job_context = Context(
+        check=context.check,
+        expectations=context.expectations,
+        scratch=context.scratch,
+        timeout=context.timeout,
+        gpus=context.gpus,
+        options=dict(options or {}),
+    )
+    port = str(_free_port())
+    results = [context.scratch / f"rank{rank}.json" for rank in range(world)]
+    logs = [context.scratch / f"rank{rank}.log" for rank in range(world)]
+    processes: list[subprocess.Popen[bytes]] = []
+    for rank in range(world):
+        job = context.scratch / f"rank{rank}.job"
+        write_job(job, job_context, result=results[rank])
+        env = {
+            **environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        with logs[rank].open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    program("rank", context.check, job),
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    _wait(processes)
+    return [
+        _judge(rank, process.returncode, read_result(results[rank]), logs[rank])
+        for rank, process in sorted(enumerate(processes), key=lambda pair: _order(pair[1].returncode))
+    ]
+
+
+def _order(code: int) -> int:
+    """A rank that crashed by itself comes before the ones that were ended because of it."""
+    return {0: 2, -9: 1, -15: 1}.get(code, 0)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for all; once one has failed, end the others after a moment."""
+    deadline: float | None = None
+    while any(process.poll() is None for process in processes):
+        if deadline is None and any(process.returncode not in (None, 0) for process in processes):
+            deadline = time.monotonic() + GRACE
+        if deadline is not None and time.monotonic() > deadline:
+            for process in processes:
+                process.kill()
+        time.sleep(0.05)
+
+
+def _judge(rank: int, code: int, result: dict[str, Any] | None, log: Path) -> dict[str, Any]:
+    if code != 0 or result is None:
+        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
+        raise Failure(
+            expected=f"rank {rank} to finish",
+            seen=f"rank {rank} {how}:\n{tail(log).strip()[-2000:]}",
+            hint="the last lines of that rank's output say what went wrong",
+        )
+    if result["status"] != "passed":
+        raise Failure(
+            expected=str(result.get("expected", f"rank {rank} to run")),
+            seen=f"rank {rank}: {result.get('seen')}",
+            hint=str(result.get("hint", "run the suite on a machine whose GPUs are free")),
+            numbers=result.get("numbers", {}),
+        )
+    numbers: dict[str, Any] = result["numbers"]
+    return numbers
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
