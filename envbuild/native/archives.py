@@ -1,0 +1,161 @@
+"""Reading what the compiler is made of: files in .debs (deb(5)), wheels and source distributions."""
+
+from __future__ import annotations
+
+import io
+import lzma
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import zstandard
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.model import Artifact
+
+_AR_MAGIC = b"!<arch>\n"
+_AR_HEADER = 60
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A regular file in an archive: its path there, and a way to read it now (not after the next member)."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+def members(artifact: Artifact, path: Path) -> Iterator[Member]:
+    """The regular files of a .deb or wheel, in the archive's order; links and folders are passed over.
+
+    Raises:
+        EnvbuildError: exit 5; the file is not what its kind says.
+    """
+    with _readable(artifact.basename):
+        if artifact.kind == "deb":
+            yield from _deb_members(path)
+        else:
+            with zipfile.ZipFile(path) as archive:
+                for info in archive.infolist():
+                    if not info.is_dir():
+                        yield Member(name=info.filename, read=lambda info=info: archive.read(info))  # type: ignore[misc]  # mypy does not infer a lambda's default
+
+
+def unpack_wheel(file: str, path: Path, site: Path, advance: Callable[[int], None]) -> None:
+    """Unpack a wheel as far as importing and compiling against it needs: no scripts, no RECORD rewritten.
+
+    Args:
+        file: the wheel's file name, for messages.
+        path: the wheel.
+        site: the site-packages folder.
+        advance: gets the uncompressed bytes that were written.
+
+    Raises:
+        EnvbuildError: exit 5; not a wheel, a wrong CRC, or a name that leads out of the folder.
+    """
+    with _readable(file), zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = _site_name(info.filename)
+            if info.is_dir() or name is None:
+                continue
+            target = site / _inside(file, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(info) as source, target.open("wb") as sink:
+                while chunk := source.read(_CHUNK):
+                    sink.write(chunk)
+                    advance(len(chunk))
+
+
+def unpack_sdist(file: str, path: Path, folder: Path) -> None:
+    """Unpack a source distribution (.tar.gz, PEP 625) so that its ``setup.py`` lies directly in ``folder``.
+
+    Raises:
+        EnvbuildError: exit 5; not such an archive, or a member that leads out of the folder.
+    """
+    with _readable(file), tarfile.open(path, "r:gz") as archive:
+        for member in archive:
+            parts = PurePosixPath(member.name).parts
+            if len(parts) > 1:
+                member.name = "/".join(parts[1:])
+                archive.extract(member, folder, filter="data")
+    if not (folder / "setup.py").is_file():
+        raise _refused(file, "it has no setup.py")
+
+
+def _site_name(name: str) -> str | None:
+    """Where a wheel's member goes under site-packages (binary distribution format, ".data directory")."""
+    first, _, rest = name.partition("/")
+    if not first.endswith(".data"):
+        return name
+    scheme, _, rest = rest.partition("/")
+    return rest if scheme in {"purelib", "platlib"} else None
+
+
+def _inside(file: str, name: str) -> str:
+    if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
+        raise _refused(file, f"its member {name!r} leads out of the folder that it is unpacked to")
+    return name
+
+
+def _deb_members(path: Path) -> Iterator[Member]:
+    with _data_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        for info in archive:
+            file = archive.extractfile(info) if info.isreg() else None
+            if file is not None:
+                yield Member(name=info.name.removeprefix("./"), read=file.read)
+
+
+@contextmanager
+def _data_tar(path: Path) -> Iterator[io.BufferedIOBase | zstandard.ZstdDecompressionReader]:
+    """The plain ``data.tar`` of a .deb, as a stream."""
+    with path.open("rb") as file:
+        if file.read(len(_AR_MAGIC)) != _AR_MAGIC:
+            raise tarfile.ReadError("it is not a .deb")
+        while header := file.read(_AR_HEADER):
+            name = header[:16].decode("ascii", "replace").strip().rstrip("/")
+            size = int(header[48:58])
+            if name.startswith("data.tar"):
+                data = io.BytesIO(file.read(size))
+                with _decompressed(name, data) as stream:
+                    yield stream
+                return
+            file.seek(size + size % 2, io.SEEK_CUR)
+    raise tarfile.ReadError("it has no data.tar")
+
+
+def _decompressed(name: str, data: io.BytesIO) -> io.BufferedIOBase | zstandard.ZstdDecompressionReader:
+    if name.endswith(".xz"):
+        return lzma.LZMAFile(data)
+    if name.endswith(".zst"):
+        return zstandard.ZstdDecompressor().stream_reader(data)
+    raise tarfile.ReadError(f"{name} is not compressed with xz or zstd")
+
+
+@contextmanager
+def _readable(file: str) -> Iterator[None]:
+    """Turn what the readers say into one error."""
+    try:
+        yield
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        EOFError,
+        ValueError,
+    ) as error:
+        raise _refused(file, str(error)) from error
+
+
+def _refused(file: str, reason: str) -> EnvbuildError:
+    return EnvbuildError(
+        "bad-toolchain-artifact",
+        f"{file} cannot be read: {reason}",
+        where=file,
+        hint="its hash is the locked one, so the lock names a broken file: lock another version of it",
+        exit=Exit.VERIFY,
+    )
