@@ -102,7 +102,7 @@ class ZipReader:
         )
 
     def _read(self, offset: int, length: int) -> bytes:
-        return os.pread(self._fd, length, offset) if offset >= 0 else b""
+        return os.pread(self._fd, length, offset) if 0 <= offset < self._size else b""
 
     def _end_record(self) -> tuple[int, int, int]:
         """Offset, length and entry count of the central directory (APPNOTE 4.3.14 to 4.3.16)."""
