@@ -46,9 +46,9 @@ class _Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and args[0] not in COMMANDS:
-            from envbuild.recipe import nearest
+            from envbuild.recipe.suggest import nearest
 
-            guess = nearest(args[0], list(COMMANDS))
+            guess = "".join(nearest(args[0], list(COMMANDS)))
             raise EnvbuildError(
                 "no-such-command",
                 f"there is no command {args[0]!r}" + (f"; did you mean {guess!r}?" if guess else ""),

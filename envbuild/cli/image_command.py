@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from envbuild.cli.context import Context, common
-from envbuild.cli.files import replace_file
-from envbuild.cli.proof import Proof, load_into, prove, stored_image
+from envbuild.cli.proof import Proof, prove
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.assemble import Built, assemble
+from envbuild.image.assemble import Built
 from envbuild.image.verify import Verification, verify
-from envbuild.lock import lock_bytes
-from envbuild.lock.model import Lock
 from envbuild.recipe.model import Recipe
 
 
@@ -50,21 +46,15 @@ def command(
     every check passes. A second run does only what changed.
     """
     started = time.monotonic()
-    recipe = context.recipe(ref)
-    lock = context.lock(recipe)
-    store = context.store()
-    workshop = context.workshop(lock, store)
-    built = assemble(lock, workshop, base=None if base == "debian" else base)
-    if base == "debian":
-        lock = _remember(context, recipe, lock, built)
-    image = stored_image(store, built.image, recipe.ref.candidate)
-    verification = verify(lock, built.image, workshop) if verify_it else None
+    ready = build(context, ref, base=None if base == "debian" else base)
+    recipe, built, image = ready.recipe, ready.built, ready.image
+    verification = verify(ready.lock, built.image, ready.workshop) if verify_it else None
     if output is not None:
         from envbuild.engine import write_archive
 
         write_archive(image, output, progress=context.terminal.progress)
-    loaded = None if no_load else load_into(context, store, image)
-    proof = prove(context, store, recipe, lock, image, engine=engine, loaded=loaded)
+    loaded = None if no_load else load_into_docker(context, ready)
+    proof = prove(context, ready, engine=engine)
     seconds = {**built.seconds, "total": round(time.monotonic() - started, 3)}
     _print(context, recipe, built, proof, loaded, output, verification, seconds)
     if verification is not None and not verification.holds:
@@ -74,16 +64,6 @@ def command(
             "no-verdict", f"{ref} ends as a candidate: {proof.why}", hint=proof.next_step(ref), exit=Exit.GATE
         )
     return int(Exit.DONE)
-
-
-def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built) -> Lock:
-    """Write the digests into the lock, the first time."""
-    native = replace(lock.native, wheel=built.operator) if lock.native else None
-    named = replace(lock, native=native, image=built.lock)
-    if lock_bytes(named) != lock_bytes(lock):
-        replace_file(recipe.lock_path, lock_bytes(named))
-        context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
-    return named
 
 
 def _not_reproduced(ref: str, verification: Verification) -> EnvbuildError:

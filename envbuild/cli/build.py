@@ -1,0 +1,68 @@
+"""What several commands begin with: the recipe's image, built where the store lacks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from envbuild.cli.context import Context
+from envbuild.cli.files import replace_file
+from envbuild.engine import ImageRef
+from envbuild.image.assemble import Built, Workshop, assemble
+from envbuild.lock import Lock, lock_bytes
+from envbuild.oci.image import Image
+from envbuild.recipe import Recipe
+from envbuild.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """A built image with all that it came from. ``image`` is the engines' view, named as a candidate."""
+
+    recipe: Recipe
+    lock: Lock
+    store: Store
+    workshop: Workshop
+    built: Built
+    image: ImageRef
+
+
+def build(context: Context, ref: str, *, base: str | None = None) -> Ready:
+    """Assemble the image of ``ref`` from its lock, and let the lock name its digests the first time.
+
+    Args:
+        context: the call's settings and terminal.
+        ref: ``name:tag``.
+        base: an image of a registry (``REPOSITORY@sha256:…``) to start from instead of the locked Debian base;
+            its digests are then not those of the lock, and are not written there.
+    """
+    recipe = context.recipe(ref)
+    lock = context.lock(recipe)
+    store = context.store()
+    workshop = context.workshop(lock, store)
+    built = assemble(lock, workshop) if base is None else context.assemble_on(base, lock, workshop)
+    if base is None:
+        lock = _remember(context, recipe, lock, built)
+    return Ready(
+        recipe=recipe,
+        lock=lock,
+        store=store,
+        workshop=workshop,
+        built=built,
+        image=named(store, built.image, recipe.ref.candidate),
+    )
+
+
+def named(store: Store, image: Image, name: str) -> ImageRef:
+    """Name ``image`` in the store's layout; what engines take."""
+    store.layout.tag(name, image.manifest)
+    return ImageRef.read(store.layout, image.digest, (name,))
+
+
+def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built) -> Lock:
+    """Write what was built into the lock, the first time."""
+    native = replace(lock.native, wheel=built.operator) if lock.native else None
+    full = replace(lock, native=native, image=built.lock)
+    if lock_bytes(full) != lock_bytes(lock):
+        replace_file(recipe.lock_path, lock_bytes(full))
+        context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
+    return full

@@ -1,0 +1,55 @@
+"""``envbuild gc``."""
+
+from __future__ import annotations
+
+import click
+
+from envbuild.cli.context import Context, common
+from envbuild.cli.terminal import size
+from envbuild.lock import Lock, read_lock
+from envbuild.recipe import list_recipes
+from envbuild.sandbox import Sandbox
+from envbuild.store import Keep, collect
+
+
+@click.command()
+@click.option("--all", "everything", is_flag=True, help="Keep only what a named image needs, no artifacts.")
+@common
+def command(context: Context, everything: bool) -> None:
+    """Remove from the store what no image name and no lock of a known recipe needs.
+
+    Images that have a name are kept. Artifacts that a lock names are kept too, so that a rebuild fetches nothing;
+    --all removes them as well.
+    """
+    store = context.store()
+    locks = [read_lock(r.lock_path) for r in list_recipes(context.settings.recipes) if r.lock_path.exists()]
+    keep = Keep() if everything else keep_of(locks)
+    store.close()
+    freed = collect(
+        context.store(),
+        keep,
+        progress=context.terminal.progress,
+        remove_root=lambda p: Sandbox.detect().remove(p),
+    )
+    value = freed.to_dict()
+    context.terminal.data(
+        value,
+        f"freed {size(freed.bytes)}: {freed.artifacts} artifacts, {freed.blobs} blobs, {freed.roots} roots",
+    )
+
+
+def keep_of(locks: list[Lock]) -> Keep:
+    """What locks name: artifacts, the image's blobs, and the roots that are used to build again."""
+    artifacts: set[str] = set()
+    digests: set[str] = set()
+    roots: set[str] = set()
+    for lock in locks:
+        artifacts |= {a.sha256 for a in (*lock.debian, *lock.python)}
+        if lock.native is not None:
+            native = lock.native
+            artifacts |= {a.sha256 for a in (native.source, *native.toolchain, *native.build)}
+            artifacts |= {native.wheel.sha256} if native.wheel else set()
+        if lock.image is not None:
+            digests |= {lock.image.digest, lock.image.config, *(layer.digest for layer in lock.image.layers)}
+            roots |= {layer.diff_id for layer in lock.image.layers}
+    return Keep(digests=frozenset(digests), roots=frozenset(roots), artifacts=frozenset(artifacts))
