@@ -23,7 +23,6 @@ from envbuild.engine.model import Streams
 if TYPE_CHECKING:
     from docker import APIClient
 
-TIMED_OUT = 124
 _PIECE = 1 << 16
 
 
@@ -35,8 +34,8 @@ class Session:
     container: str
     streams: Streams
 
-    def run(self, *, terminal: bool, stdin: bool, timeout: float | None) -> int:
-        """Start the container, copy its streams until it ends; its exit status, or 124 after ``timeout`` seconds."""
+    def run(self, *, terminal: bool, stdin: bool, timeout: float | None) -> int | None:
+        """Start the container, copy its streams until it ends; its exit status, or None after ``timeout`` seconds."""
         connection = self._attach(stdin=stdin)
         try:
             self.client.start(self.container)
@@ -47,7 +46,7 @@ class Session:
                 deadline = None if timeout is None else time.monotonic() + timeout
                 if not self._copy(connection, multiplexed=not terminal, deadline=deadline):
                     self.client.kill(self.container)
-                    return TIMED_OUT
+                    return None
             return int(self.client.wait(self.container)["StatusCode"])
         finally:
             connection.close()

@@ -14,7 +14,7 @@ from envbuild.engine.archive import archive_chunks, archive_size
 from envbuild.engine.attach import Session
 from envbuild.engine.docker_errors import engine_errors, loaded_wrong
 from envbuild.engine.loopback import serve
-from envbuild.engine.model import ImageRef, RunCommand, Streams, passed_on
+from envbuild.engine.model import INHERITED, ImageRef, RunCommand, Streams, not_loaded, passed_on, timed_out
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.progress import Progress, Task
 
@@ -80,41 +80,44 @@ class Docker:
         """Give the image, which the engine has, these names."""
         identity = self._id(image)
         if identity is None:
-            raise EnvbuildError(
-                "image-not-loaded",
-                f"Docker does not have the image {image.config}",
-                hint="load it first: envbuild image REF",
-                exit=Exit.ENGINE,
-            )
+            raise not_loaded(image, "Docker")
         for name in names:
             repository, _, tag = name.rpartition(":")
             with engine_errors(f"tag {name}"):
                 self._client.tag(identity, repository, tag)
 
-    def run(self, image: ImageRef, command: RunCommand, streams: Streams | None = None) -> int:
+    def run(self, image: ImageRef, command: RunCommand, streams: Streams = INHERITED) -> int:
         """Run a command in a new container, connected to ``streams``; its exit status.
 
-        The container is removed afterwards, also after Ctrl-C or a time-out (exit status 124).
+        The container is removed afterwards, also after Ctrl-C and a time-out.
         """
         if not self.has(image):
-            raise EnvbuildError(
-                "image-not-loaded",
-                f"Docker does not have the image {image.config}",
-                hint="load it first: envbuild image REF",
-                exit=Exit.ENGINE,
-            )
-        with engine_errors("create a container", gpus=command.gpus != 0):
-            made = self._client.create_container(**self._container(image, command))
+            raise not_loaded(image, "Docker")
+        try:
+            return self._run(image, command, streams, lock_memory=True)
+        except EnvbuildError as error:
+            if "rlimit" not in error.message:
+                raise
+        # An engine that itself may not raise limits (in a container without SYS_RESOURCE) gives its own.
+        return self._run(image, command, streams, lock_memory=False)
+
+    def _run(self, image: ImageRef, command: RunCommand, streams: Streams, *, lock_memory: bool) -> int:
+        gpus = command.gpus != 0
+        with engine_errors("create a container", gpus=gpus):
+            made = self._client.create_container(**self._container(image, command, lock_memory=lock_memory))
         identity = made["Id"]
         try:
-            session = Session(client=self._client, container=identity, streams=streams or Streams())
-            with engine_errors("run a container", gpus=command.gpus != 0):
-                return session.run(terminal=command.tty, stdin=command.interactive, timeout=command.timeout)
+            session = Session(client=self._client, container=identity, streams=streams)
+            with engine_errors("run a container", gpus=gpus):
+                status = session.run(terminal=command.tty, stdin=command.interactive, timeout=command.timeout)
+            if status is None:
+                raise timed_out(command)
+            return status
         finally:
             with engine_errors("remove the container", quiet=True):
                 self._client.remove_container(identity, force=True, v=True)
 
-    def _container(self, image: ImageRef, command: RunCommand) -> dict[str, Any]:
+    def _container(self, image: ImageRef, command: RunCommand, *, lock_memory: bool) -> dict[str, Any]:
         from docker.types import DeviceRequest, Ulimit
 
         gpus = []
@@ -128,10 +131,7 @@ class Docker:
             device_requests=gpus,
             network_mode=None if command.network else "none",
             shm_size=command.shm_size,
-            ulimits=[
-                Ulimit(name="memlock", soft=-1, hard=-1),
-                Ulimit(name="stack", soft=64 << 20, hard=64 << 20),
-            ],
+            ulimits=[Ulimit(name="memlock", soft=-1, hard=-1)] if lock_memory else None,
         )
         return {
             "image": self._id(image),

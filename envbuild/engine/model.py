@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
 from envbuild.oci.digest import of_bytes
 from envbuild.oci.layout import Layout
+from envbuild.progress import Progress
 
 PASSED_ON = ("NCCL_", "TORCH_NCCL_", "TORCH_SYMM_MEM_", "NVSHMEM_")
 """Prefixes of the caller's variables that every engine hands to the container.
@@ -175,6 +176,37 @@ class Streams:
     stderr: int = 2
 
 
+INHERITED = Streams()
+"""The caller's own stdin, stdout and stderr."""
+
+
+class Engine(Protocol):
+    """What runs containers. ``passes`` are the caller's variables that every container gets."""
+
+    name: str
+    passes: Mapping[str, str]
+
+    def describe(self) -> str:
+        """Name, version and where it keeps images: one line for people."""
+
+    def has(self, image: ImageRef) -> bool:
+        """Whether the engine has this very image."""
+
+    def load(self, image: ImageRef, progress: Progress) -> None:
+        """Bring the image in, unless it is there, and give it its names; names last."""
+
+    def run(self, image: ImageRef, command: RunCommand, streams: Streams = INHERITED) -> int:
+        """Run a command in a new container; its exit status (128 + n after signal n).
+
+        Nothing of the container is left afterwards: no process, and no file outside of writable mounts.
+        Errors (exit 7): ``image-not-loaded``, ``container-timeout``, ``no-gpus``, ``too-few-gpus`` and the
+        engine's own.
+        """
+
+    def tag(self, image: ImageRef, names: Iterable[str]) -> None:
+        """Give the image, which the engine has, these names."""
+
+
 def process_argv(image: ImageRef, command: RunCommand) -> tuple[str, ...]:
     """Entrypoint and arguments as Docker joins them: the command's argv stands for Cmd."""
     argv = (
@@ -192,14 +224,37 @@ def process_argv(image: ImageRef, command: RunCommand) -> tuple[str, ...]:
     return argv
 
 
-def process_env(image: ImageRef, command: RunCommand, passes: Mapping[str, str]) -> dict[str, str]:
-    """The container's environment: the image's, then what the caller passes on, then the command's."""
+def process_env(image: ImageRef, command: RunCommand, passes: Mapping[str, str], home: str) -> dict[str, str]:
+    """The container's environment: the image's, then what the caller passes on, then the command's.
+
+    ``home`` is the user's folder, for HOME where the image sets none.
+    """
     env = dict(item.partition("=")[::2] for item in image.texts("Env"))
     env.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-    env.setdefault("HOME", "/root")
+    env.setdefault("HOME", home)
     if command.tty:
         env.setdefault("TERM", "xterm")
     return {**env, **passes, **command.env}
+
+
+def timed_out(command: RunCommand) -> EnvbuildError:
+    """The error of every engine for a command that was killed after its ``timeout``."""
+    return EnvbuildError(
+        "container-timeout",
+        f"the container was stopped after {command.timeout:g} s",
+        hint="its output above may say why it took so long; give it more time",
+        exit=Exit.ENGINE,
+    )
+
+
+def not_loaded(image: ImageRef, engine: str) -> EnvbuildError:
+    """The error of every engine that is asked to run or tag an image that it does not have."""
+    return EnvbuildError(
+        "image-not-loaded",
+        f"{engine} does not have the image {image.names[0]} ({image.config})",
+        hint="load it first: envbuild image REF",
+        exit=Exit.ENGINE,
+    )
 
 
 def _blob(layout: Layout, digest: str) -> dict[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +21,11 @@ from envbuild.oci.digest import of_bytes
 from envbuild.oci.image import Image, RunConfig
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
+from envbuild.sandbox import Sandbox
+from envbuild.store import Store
 
 MTIME = 1577836800
-APPLETS = "sh cat env id ls echo printf sleep true false test mount df pwd wc head dd stat ip tr sort touch mkdir ulimit kill"
+APPLETS = "sh cat env id ls echo printf sleep true false mount df pwd wc head tail dd stat ip tr sort touch mkdir kill"
 Files = dict[str, bytes | str]
 
 
@@ -46,6 +50,15 @@ def tar_layer(layout: Layout, name: str, files: Files, modes: dict[str, int] | N
     return Layer(name=name, digest=digest, diff_id=of_bytes(plain.getvalue()), size=len(data))
 
 
+@functools.cache
+def busybox_layer() -> tuple[bytes, str]:
+    """The blob and its diff_id: compressed once, the same in every test."""
+    with tempfile.TemporaryDirectory() as folder:
+        layout = Layout.create(Path(folder))
+        layer = tar_layer(layout, "base", busybox_files())
+        return layout.path(layer.digest).read_bytes(), layer.diff_id
+
+
 def busybox_files() -> Files:
     found = shutil.which("busybox")
     assert found, "the tests need a static busybox: apt-get install busybox-static"
@@ -67,8 +80,18 @@ def busybox_files() -> Files:
 
 
 @pytest.fixture
-def layout(tmp_path: Path) -> Layout:
-    return Layout.create(tmp_path / "store" / "oci")
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = Store.open(tmp_path / "store")
+    yield opened
+    sandbox = Sandbox.detect()
+    for root in opened.roots.iterdir():
+        sandbox.remove(root)
+    opened.close()
+
+
+@pytest.fixture
+def layout(store: Store) -> Layout:
+    return store.layout
 
 
 @pytest.fixture
@@ -86,7 +109,8 @@ def make_image(layout: Layout) -> Callable[..., ImageRef]:
     ) -> ImageRef:
         # One image per test: engines keep what they have by digest, so tests must not share one by accident.
         mark = salt or hashlib.sha256(str(layout.root).encode()).hexdigest()
-        base = tar_layer(layout, "base", busybox_files())
+        blob, diff_id = busybox_layer()
+        base = Layer(name="base", digest=layout.put(blob), diff_id=diff_id, size=len(blob))
         own = tar_layer(layout, "own", {"etc/mark": mark.encode()}, {"etc/mark": 0o644})
         image = Image(
             layers=(base, own, *extra),

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from envbuild.engine.docker import Docker
-from envbuild.engine.model import ImageRef, Mount, RunCommand, Streams
-from envbuild.errors import EnvbuildError, Exit
+from envbuild.engine.model import ImageRef, RunCommand, Streams
 from envbuild.progress import SilentProgress
 
 pytestmark = pytest.mark.docker
