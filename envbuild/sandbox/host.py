@@ -99,7 +99,12 @@ class Sandbox:
         return code if code >= 0 else 128 - code
 
     def call(
-        self, function: str, arguments: Mapping[str, object], *, advance: Callable[[int], None] | None = None
+        self,
+        function: str,
+        arguments: Mapping[str, object],
+        *,
+        advance: Callable[[int], None] | None = None,
+        files: tuple[File, File, File] = (subprocess.DEVNULL, None, None),
     ) -> object:
         """Call ``package.module:function(arguments, advance)`` in a helper process whose uid 0 is the sandbox's.
 
@@ -109,6 +114,7 @@ class Sandbox:
             function: a top-level function of an importable module.
             arguments: its first argument.
             advance: gets the amounts that the function reports to its second argument.
+            files: the process's stdin, stdout and stderr, as in :class:`subprocess.Popen` (no PIPE).
 
         Returns:
             What the function returned.
@@ -118,7 +124,7 @@ class Sandbox:
         """
         result: object = None
         spec = {"function": function, "arguments": dict(arguments)}
-        with self._helper(spec, (subprocess.DEVNULL, None, None)) as (process, status):
+        with self._helper(spec, files) as (process, status):
             for line in status:
                 value = _outcome(line)
                 if advance is not None and "advance" in value:
