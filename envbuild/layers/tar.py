@@ -9,12 +9,12 @@ from typing import Literal
 
 from envbuild.layers.format import MTIME
 
-Kind = Literal["file", "dir", "symlink"]
+Kind = Literal["file", "dir", "symlink", "hardlink"]
 BLOCK = 512
 END = bytes(2 * BLOCK)
 """What ends an archive."""
 
-_TYPE = {"file": b"0", "dir": b"5", "symlink": b"2"}
+_TYPE = {"file": b"0", "hardlink": b"1", "symlink": b"2", "dir": b"5"}
 _LARGEST = 8**11 - 1
 
 
@@ -30,10 +30,10 @@ def header(
 
     Args:
         path: below ``/``, without a leading or trailing slash.
-        kind: file, dir or symlink.
+        kind: file, dir, symlink or hardlink.
         mode: permission bits.
         size: content in bytes (files only).
-        link: a symlink's target.
+        link: what a symlink or hardlink points to.
         uid: owner, at most 2097151.
         gid: group, likewise.
     """

@@ -37,11 +37,13 @@ def refuse(name: str, reason: str) -> EnvbuildError:
 class TreeWriter:
     """Applies the entries of one or more layers, lowest first, to the folder ``root``.
 
-    Call :meth:`add` for each entry and :meth:`finish` once at the end.
+    Call :meth:`add` for each entry and :meth:`finish` once at the end. With ``keep_links`` a folder does not replace
+    a symbolic link to a folder: what dpkg does, and a merged /usr needs.
     """
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, *, keep_links: bool = False) -> None:
         self._root = root
+        self._keep_links = keep_links
         self._real: dict[str, str] = {"": root}
         self._folders: dict[str, tuple[int, float]] = {root: (0o755, 0.0)}
         self._fresh: set[str] = set()
@@ -152,6 +154,8 @@ class TreeWriter:
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
+            if self._keep_links and os.path.islink(path):
+                return
             if not stat.S_ISDIR(os.lstat(path).st_mode):
                 self._remove(path)
                 os.mkdir(path, 0o700)

@@ -1,0 +1,225 @@
+"""The base layer: a closure of .debs, configured by dpkg in the sandbox, normalised, and packed.
+
+docs/explanation/base.md says what is kept, what is removed, and why the bytes are always the same.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.layers.debs import Deb, essential, read_deb
+from envbuild.layers.format import FORMAT, MTIME
+from envbuild.layers.interpreter import ENV, compile_files, gzip_files, tail
+from envbuild.lock.model import Artifact
+from envbuild.oci import digest as digests
+from envbuild.oci.layer import Layer
+from envbuild.progress import Progress, Task
+from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
+from envbuild.sandbox.unpack import unpack_layers
+from envbuild.store import Store
+
+NAME = "base"
+REVISION = 1
+"""Part of the cache key: a change here, in ``base_tree`` or in ``base_pack`` that changes bytes needs a new one."""
+
+_LEVEL = 6
+_CHUNK = 64 << 20
+"""The tar is compressed in pieces of this size (bytes), a gzip member each, so that all cores help."""
+
+_PASSES = 3
+_DPKG = {
+    **ENV,
+    "DEBIAN_FRONTEND": "noninteractive",
+    "DEBCONF_NONINTERACTIVE_SEEN": "true",
+    "SOURCE_DATE_EPOCH": str(MTIME),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "PERL_HASH_SEED": "0",
+}
+
+
+def base_key(debs: Sequence[Artifact]) -> str:
+    """The cache key of the base that these packages give."""
+    value = {"format": FORMAT, "revision": REVISION, "debs": sorted(deb.sha256 for deb in debs)}
+    return digests.of_bytes(digests.canonical_json(value)).removeprefix("sha256:")
+
+
+def build_base(
+    debs: Sequence[tuple[Artifact, Path]],
+    *,
+    sandbox: Sandbox,
+    store: Store,
+    progress: Progress,
+    jobs: int | None = None,
+) -> Layer:
+    """Make the base layer, or take it from the store.
+
+    Args:
+        debs: a closed set of packages and where each file lies; one version of each.
+        sandbox: where dpkg runs.
+        store: gets the blob and the root.
+        progress: gets one task a stage.
+        jobs: processes; by default one for each core.
+
+    Returns:
+        The layer; its root lies at ``store.roots`` (:func:`base_root`).
+
+    Raises:
+        EnvbuildError: exit 5, a package file is damaged; 3, dpkg cannot configure the set; 7, the sandbox.
+    """
+    key = base_key([artifact for artifact, _ in debs])
+    with store.lock(f"base-{key}", progress):
+        record = store.record("base", key)
+        layer = None if record is None else _from_record(record, debs)
+        if layer is None or not store.layout.has(layer.digest, layer.size):
+            with _scratch(store, sandbox) as work:
+                layer = _build(debs, work, sandbox, store, progress, jobs or os.cpu_count() or 1)
+            store.put_record(
+                "base", key, {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
+            )
+        base_root(layer, sandbox=sandbox, store=store, progress=progress)
+    return layer
+
+
+def base_root(layer: Layer, *, sandbox: Sandbox, store: Store, progress: Progress) -> Path:
+    """The unpacked base: ``roots/<diff_id>``, unpacked from the blob if it is not there.
+
+    Raises:
+        EnvbuildError: those of :func:`envbuild.sandbox.unpack.unpack_layers`.
+    """
+    blob = store.layout.path(layer.digest)
+    return unpack_layers(sandbox, [(layer.diff_id, blob)], store.roots, jobs=1, progress=progress)[0]
+
+
+def _from_record(record: Mapping[str, object], debs: Sequence[tuple[Artifact, Path]]) -> Layer:
+    return Layer(
+        name=NAME,
+        digest=str(record["digest"]),
+        diff_id=str(record["diff_id"]),
+        size=int(str(record["size"])),
+        artifacts=tuple(artifact.name for artifact, _ in debs),
+    )
+
+
+@contextmanager
+def _scratch(store: Store, sandbox: Sandbox) -> Iterator[Path]:
+    """A scratch folder whose trees may belong to the sandbox's users."""
+    with store.scratch(NAME) as work:
+        try:
+            yield work
+        finally:
+            for entry in work.iterdir():
+                sandbox.remove(entry)
+
+
+def _build(
+    debs: Sequence[tuple[Artifact, Path]],
+    work: Path,
+    sandbox: Sandbox,
+    store: Store,
+    progress: Progress,
+    jobs: int,
+) -> Layer:
+    with progress.task("read packages", total=len(debs), unit="packages") as task:
+        packages = []
+        for artifact, path in debs:
+            packages.append(read_deb(path, artifact.basename))
+            task.advance(1)
+    packages.sort(key=lambda deb: deb.name)
+    first = essential(packages)
+    root = work / "root"
+    with progress.task("unpack essential packages", total=len(first), unit="packages") as task:
+        arguments = {"root": str(root), "essential": [str(deb.path.absolute()) for deb in first]}
+        sandbox.call("envbuild.layers.base_tree:prepare", arguments, advance=task.advance)
+    _configure(packages, work, sandbox, progress)
+    with progress.task("compile the distribution's Python", unit="files"):
+        stale = sandbox.call("envbuild.layers.base_tree:normalise", {"root": str(root)})
+        assert isinstance(stale, list)
+        if stale:
+            compile_files(sandbox, Rootfs(lowers=(), upper=root), stale, work=work, jobs=jobs)
+            sandbox.call("envbuild.layers.base_tree:fix_times", {"root": str(root)})
+    layer = _pack(work, sandbox, store, progress, jobs)
+    return replace(layer, artifacts=tuple(artifact.name for artifact, _ in debs))
+
+
+def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: Progress) -> None:
+    """Install the packages with dpkg, as debootstrap orders it: base-passwd first, since owners need it."""
+    folders = sorted({deb.path.parent.absolute() for deb in packages})
+    binds = tuple(Bind(source=path, target=f"/tmp/debs/{number}") for number, path in enumerate(folders))
+    places = {
+        deb.name: f"/tmp/debs/{folders.index(deb.path.parent.absolute())}/{deb.path.name}" for deb in packages
+    }
+    log = work / "dpkg.log"
+    with progress.task("install packages", total=2 * len(packages), unit="steps") as task:
+
+        def dpkg(*arguments: str) -> int:
+            command = Command(argv=("dpkg", "--force-unsafe-io", *arguments), env=_DPKG, binds=binds)
+            return _run_logged(sandbox, work, command, log, task)
+
+        if "base-passwd" in places:
+            dpkg("--force-depends", "--install", places["base-passwd"])
+        rest = [place for name, place in places.items() if name != "base-passwd"]
+        unpacked = dpkg("--force-depends", "--unpack", *rest)
+        # A script may need a package that is configured after it: then a later pass succeeds.
+        configured = any(dpkg("--configure", "-a") == 0 for _ in range(_PASSES))
+    audit = work / "audit.log"
+    complete = _run_logged(sandbox, work, Command(argv=("dpkg", "--audit"), env=_DPKG), audit, None) == 0
+    if unpacked or not configured or not complete or audit.read_text().strip():
+        raise EnvbuildError(
+            "base-not-configured",
+            f"dpkg could not install the locked packages; its last lines:\n{tail(log, 40)}".rstrip(),
+            hint="the set of packages is not complete: lock the recipe again (`envbuild lock`)",
+            exit=Exit.INPUT,
+        )
+
+
+def _run_logged(sandbox: Sandbox, work: Path, command: Command, log: Path, task: Task | None) -> int:
+    """Run in the root with the output appended to ``log``; each package's step advances ``task``."""
+    read, write = os.pipe()
+
+    def follow() -> None:
+        with os.fdopen(read, "rb") as lines, log.open("ab") as kept:
+            for line in lines:
+                kept.write(line)
+                if task is not None and line.startswith((b"Unpacking ", b"Setting up ")):
+                    task.advance(1)
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    rootfs = Rootfs(lowers=(), upper=work / "root")
+    try:
+        with open(os.devnull, "rb") as nothing:
+            return sandbox.run(rootfs, command, stdin=nothing, stdout=write, stderr=write)
+    finally:
+        os.close(write)
+        reader.join()
+
+
+def _pack(work: Path, sandbox: Sandbox, store: Store, progress: Progress, jobs: int) -> Layer:
+    """Tar the root, compress it in pieces with its own gzip, and put the blob into the layout."""
+    tar, root = work / "base.tar", work / "root"
+    arguments = {"root": str(root), "out": str(tar)}
+    with progress.task("pack the base") as task:
+        packed: Any = sandbox.call("envbuild.layers.base_pack:pack", arguments, advance=task.advance)
+    pieces = [work / f"{number}.part" for number in range(-(-int(packed["size"]) // _CHUNK))]
+    with tar.open("rb") as stream:
+        for piece in pieces:
+            with piece.open("wb") as out:
+                for _ in range(_CHUNK >> 20):
+                    out.write(stream.read(1 << 20))
+    tar.unlink()
+    pairs = [(piece, piece.with_suffix(".gz")) for piece in pieces]
+    with progress.task("compress the base", unit="pieces"):
+        gzip_files(sandbox, Rootfs(lowers=(), upper=root), pairs, level=_LEVEL, jobs=jobs)
+    with store.layout.writer() as writer:
+        for _, compressed in pairs:
+            with compressed.open("rb") as stream:
+                while data := stream.read(1 << 20):
+                    writer.write(data)
+    return Layer(name=NAME, digest=writer.digest, diff_id=str(packed["diff_id"]), size=writer.size)
