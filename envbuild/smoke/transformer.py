@@ -30,7 +30,7 @@ class Task:
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
-    weight_decay: float = 0.1
+    weight_decay: float = 1.0
 
 
 class Block(nn.Module):

@@ -1,0 +1,91 @@
+"""Promote: only a passing verdict about exactly this image gives it its tag."""
+
+from __future__ import annotations
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate.verdict import Subject, Verdict, differences
+from envbuild.smoke.checks import applicable
+from envbuild.smoke.model import Expectations
+
+
+def compare(verdict: Verdict, image: Subject) -> list[str]:
+    """What of ``image`` the verdict is not about: one line each with both values; empty when it is about it."""
+    subject = verdict.subject
+    lines = [
+        f"{name}: the verdict is about {theirs}, the image is {ours}"
+        for name, theirs, ours in (
+            ("ref", subject.ref, image.ref),
+            ("manifest", subject.manifest, image.manifest),
+            ("config", subject.config, image.config),
+        )
+        if theirs != ours
+    ]
+    if subject.diff_ids != image.diff_ids:
+        pairs = zip(subject.diff_ids, image.diff_ids, strict=False)
+        unequal = sum(theirs != ours for theirs, ours in pairs)
+        unequal += abs(len(subject.diff_ids) - len(image.diff_ids))
+        lines.append(
+            f"layers: {unequal} differ (the verdict names {len(subject.diff_ids)}, "
+            f"the image has {len(image.diff_ids)})"
+        )
+    return lines
+
+
+def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
+    """Decide whether ``image`` gets its tag. Changes nothing: the caller tags.
+
+    Args:
+        verdict: as read from its file.
+        image: what is to get the tag.
+        expected: what recipe and lock say today. The number of GPUs that a container was given is no part of it.
+
+    Returns:
+        The name with its tag (``pytorch-cuda:v2.7``).
+
+    Raises:
+        EnvbuildError: exit 6: another image, other expectations, not a pass, too few GPUs, or checks of this suite
+            that the verdict does not have.
+    """
+    different = compare(verdict, image)
+    if different:
+        raise _refusal(
+            "verdict-about-another-image",
+            "\n".join(different),
+            image,
+            hint=f"the digests must be the same: run `envbuild smoke {image.ref}` on the image that is to get the tag",
+        )
+    changed = [key for key in differences(verdict.expected, expected) if key != "gpus"]
+    if changed:
+        raise _refusal(
+            "verdict-of-other-expectations",
+            f"the verdict was made against other expectations than recipe and lock give: {', '.join(changed)}",
+            image,
+        )
+    if verdict.result != "passed":
+        raise _refusal("verdict-not-a-pass", f"the verdict is {verdict.result!r}: {verdict.why}", image)
+    if len(verdict.gpus) < expected.gpus_wanted:
+        raise _refusal(
+            "too-few-gpus",
+            f"the verdict saw {len(verdict.gpus)} GPUs; the recipe's gate wants {expected.gpus_wanted}",
+            image,
+        )
+    passed = {check.id for check in verdict.checks if check.status == "passed"}
+    missing = [check.id for check in applicable(expected) if check.id not in passed]
+    if missing:
+        raise _refusal(
+            "verdict-lacks-checks",
+            f"the verdict has no pass of {', '.join(missing)}, which the suite asks",
+            image,
+        )
+    return image.ref
+
+
+def _refusal(id: str, message: str, image: Subject, *, hint: str | None = None) -> EnvbuildError:
+    return EnvbuildError(
+        id,
+        message,
+        where=image.ref,
+        hint=hint
+        or f"run `envbuild smoke {image.ref}` on a machine with enough GPUs, then `envbuild promote`",
+        exit=Exit.GATE,
+    )

@@ -1,0 +1,128 @@
+"""Run the suite in a container of the unchanged candidate, on whatever engine there is."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from envbuild.engine.model import Engine, Gpus, ImageRef, Mount, RunCommand, Streams
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate.report import Report, parse_report
+from envbuild.layers.format import VENV
+from envbuild.progress import Progress
+from envbuild.smoke import fingerprint as suite_files
+from envbuild.smoke.__main__ import STATUS
+from envbuild.smoke.checks import applicable
+from envbuild.smoke.model import Expectations
+
+TARGET = "/run/envbuild-suite"
+"""Where the container sees the suite."""
+
+MARGIN = 120.0
+"""Seconds on top of all checks' limits before the container is killed."""
+
+
+def stage(folder: Path, expectations: Expectations) -> None:
+    """Lay out what is mounted: ``smoke/`` and ``expect.json``, readable by any user of the container.
+
+    Args:
+        folder: an empty folder of the caller's.
+        expectations: what the suite must find.
+    """
+    for source in suite_files.sources():
+        target = folder / "smoke" / source.relative_to(suite_files.HERE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    (folder / "expect.json").write_text(json.dumps(expectations.to_dict(), indent=1) + "\n")
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def suite_command(folder: Path, expectations: Expectations, *, gpus: Gpus) -> RunCommand:
+    """The container's command: the staged ``folder`` read-only, the report on stdout, progress on stderr."""
+    return RunCommand(
+        argv=(
+            *(f"/{VENV}/bin/python", "-P", "-s", "-m", "smoke"),
+            *("--expect", f"{TARGET}/expect.json", "--report", "-"),
+        ),
+        env={"PYTHONPATH": TARGET, "PYTHONDONTWRITEBYTECODE": "1"},
+        gpus=gpus,
+        mounts=(Mount(source=folder, target=TARGET, read_only=True),),
+        timeout=sum(check.timeout for check in applicable(expectations)) + MARGIN,
+    )
+
+
+def run_suite(
+    engine: Engine,
+    image: ImageRef,
+    expectations: Expectations,
+    *,
+    gpus: Gpus,
+    folder: Path,
+    progress: Progress,
+) -> Report:
+    """Ask a candidate everything, in one container.
+
+    Args:
+        engine: has the image loaded already.
+        image: the unchanged candidate.
+        expectations: from :func:`envbuild.gate.expect.expect`.
+        gpus: what the container is given.
+        folder: an empty scratch folder; the caller removes it.
+        progress: gets each of the suite's lines.
+
+    Raises:
+        EnvbuildError: exit 6 when no whole report came back (a crash is not a pass); what the engine raises.
+    """
+    stage(folder, expectations)
+    command = suite_command(folder, expectations, gpus=gpus)
+    with TemporaryFile() as out:
+        with _lines_to(progress) as stderr, Path(os.devnull).open("rb") as nothing:
+            status = engine.run(
+                image, command, Streams(stdin=nothing.fileno(), stdout=out.fileno(), stderr=stderr)
+            )
+        out.seek(0)
+        data = out.read()
+    if not data.strip():
+        raise EnvbuildError(
+            "suite-without-report",
+            f"the suite ended with status {status} and wrote no report",
+            where=image.names[0],
+            hint=f"`envbuild run {image.names[0]} -- python -c 'import torch'` shows whether the image starts at all",
+            exit=Exit.GATE,
+        )
+    report = parse_report(data, where=image.names[0])
+    if STATUS[report.result] != status:
+        raise EnvbuildError(
+            "report-contradicts-itself",
+            f"the report says {report.result!r}, but the suite ended with status {status}",
+            where=image.names[0],
+            hint="run `envbuild smoke` again; if it stays, look at the machine's memory and at dmesg",
+            exit=Exit.GATE,
+        )
+    return report
+
+
+@contextmanager
+def _lines_to(progress: Progress) -> Iterator[int]:
+    """A file descriptor whose lines become notes."""
+    reading, writing = os.pipe()
+
+    def pump() -> None:
+        with os.fdopen(reading, "r", errors="replace") as stream:
+            for line in stream:
+                progress.note(line.rstrip())
+
+    thread = threading.Thread(target=pump, daemon=True)
+    thread.start()
+    try:
+        yield writing
+    finally:
+        os.close(writing)
+        thread.join(timeout=5)
