@@ -84,12 +84,12 @@ class Part:
         """Give the verified file its final name, synced."""
         with guarded(final):
             os.fsync(self._handle)
+            self._forget()  # first: killed in between, the file is whole and needs no source
             publish(self.path, final)
-        self._forget()
 
     def discard(self) -> None:
         """Remove the file."""
-        for path in (self.path, self._origin):
+        for path in (self._origin, self.path):
             with suppress(OSError):
                 path.unlink()
 

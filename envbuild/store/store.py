@@ -37,6 +37,7 @@ FORMAT = 1
 
 _FOLDERS = ("artifacts/sha256", "partial", "oci", "cache", "roots", "tmp", "locks")
 _OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json", "lost+found"}
+_SCRATCH = "scratch-"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -158,7 +159,7 @@ class Store:
         """A private, empty folder while the context lasts. If this process dies, a later one sweeps it."""
         with guarded(self.root / "tmp"):
             while True:
-                folder = self.root / "tmp" / f"{_plain(label)}-{secrets.token_hex(6)}"
+                folder = self.root / "tmp" / f"{_SCRATCH}{_plain(label)}-{secrets.token_hex(6)}"
                 lock = try_lock(folder.with_name(folder.name + ".lock"))
                 if lock is not None:
                     break
@@ -210,9 +211,9 @@ class Store:
         folder = self.root / "tmp"
         sweep_files(folder)
         with guarded(folder):
-            for entry in list(folder.iterdir()):
-                if entry.is_dir() and not entry.is_symlink():
-                    _sweep_scratch(entry)
+            names = {path.name.removesuffix(".lock") for path in folder.glob(f"{_SCRATCH}*")}
+            for name in sorted(names):
+                _sweep_scratch(folder / name)
 
     def _record(self, kind: str, key: str) -> Path:
         return self.root / "cache" / _plain(kind) / f"{_plain(key)}.json"

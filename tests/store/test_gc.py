@@ -1,0 +1,187 @@
+"""Garbage collection: what is named stays whole, the rest goes, and never under a running build."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from envbuild.oci.image import Image, RunConfig
+from envbuild.oci.layer import Layer
+from envbuild.progress import SilentProgress
+from envbuild.store import Keep, Store, collect
+
+FORK = multiprocessing.get_context("fork")
+
+
+def digest(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def image_in(store: Store, *contents: bytes) -> Image:
+    """An image whose layers are in the layout and unpacked in roots."""
+    layers = []
+    for content in contents:
+        diff_id = digest(b"tar of " + content)
+        root = store.roots / diff_id.removeprefix("sha256:")
+        (root / "usr").mkdir(parents=True, exist_ok=True)
+        (root / "usr" / "file").write_bytes(content)
+        layers.append(Layer(name="l", digest=store.layout.put(content), diff_id=diff_id, size=len(content)))
+    run = RunConfig(env={}, entrypoint=(), cmd=("sh",), working_dir="/", user="root", labels={})
+    image = Image(layers=tuple(layers), run=run, created="2020-01-01T00:00:00Z")
+    store.layout.put(image.config_bytes)
+    store.layout.put(image.manifest_bytes)
+    return image
+
+
+def artifact_in(store: Store, tmp_path: Path, data: bytes) -> str:
+    (tmp_path / "incoming").write_bytes(data)
+    return store.adopt(tmp_path / "incoming")
+
+
+def test_named_images_stay_whole_and_the_rest_goes(store: Store, tmp_path: Path) -> None:
+    kept = image_in(store, b"base", b"torch 2.7")
+    old = image_in(store, b"base", b"torch 2.6")
+    store.layout.tag("new", kept.manifest)
+    artifact = artifact_in(store, tmp_path, b"wheel 2.7")
+    artifact_in(store, tmp_path, b"wheel 2.6")
+    freed = collect(store, Keep(artifacts=frozenset({artifact})), progress=SilentProgress())
+    assert set(store.layout.blobs()) == {
+        kept.digest,
+        kept.config.digest,
+        *(layer.digest for layer in kept.layers),
+    }
+    assert {path.name for path in store.roots.iterdir()} == {
+        layer.diff_id.removeprefix("sha256:") for layer in kept.layers
+    }
+    assert [path.name for path in (store.root / "artifacts" / "sha256").iterdir()] == [artifact]
+    assert (freed.blobs, freed.roots, freed.artifacts) == (3, 1, 1)
+    assert freed.bytes >= len(b"wheel 2.6") + len(b"torch 2.6") + len(old.manifest_bytes)
+    again = collect(store, Keep(artifacts=frozenset({artifact})), progress=SilentProgress())
+    assert set(again.to_dict().values()) == {0}
+
+
+def test_what_a_lock_names_stays_without_a_name(store: Store) -> None:
+    image = image_in(store, b"base")
+    single = store.layout.put(b"a layer that a lock names")
+    collect(store, Keep(digests=frozenset({image.digest, single})), progress=SilentProgress())
+    assert store.layout.has(image.layers[0].digest)
+    assert store.layout.has(single)
+    assert len(list(store.roots.iterdir())) == 1
+
+
+def test_roots_can_be_kept_by_themselves(store: Store) -> None:
+    image = image_in(store, b"base")
+    collect(store, Keep(roots=frozenset({image.layers[0].diff_id})), progress=SilentProgress())
+    assert list(store.layout.blobs()) == []
+    assert len(list(store.roots.iterdir())) == 1
+
+
+def test_records_of_what_is_gone_go_too(store: Store) -> None:
+    kept, gone = store.layout.put(b"kept"), store.layout.put(b"gone")
+    store.put_record("layer", "a", {"digest": kept})
+    store.put_record("layer", "b", {"nested": [{"digest": gone}]})
+    store.put_record("wheel", gone.removeprefix("sha256:"), {"n": 1})
+    freed = collect(store, Keep(digests=frozenset({kept})), progress=SilentProgress())
+    assert store.record("layer", "a") == {"digest": kept}
+    assert store.record("layer", "b") is None
+    assert store.record("wheel", gone.removeprefix("sha256:")) is None
+    assert freed.records == 2
+
+
+def test_unfinished_downloads_stay_for_kept_artifacts(store: Store) -> None:
+    for name in ("a" * 64, "b" * 64):
+        (store.partial / f"{name}.part").write_bytes(b"half")
+        (store.partial / f"{name}.origin").write_bytes(b"{}")
+    collect(store, Keep(artifacts=frozenset({"a" * 64})), progress=SilentProgress())
+    assert {path.name[0] for path in store.partial.iterdir()} == {"a"}
+
+
+def test_a_remover_of_its_own_takes_the_roots(store: Store) -> None:
+    image_in(store, b"base")
+    seen: list[Path] = []
+
+    def remove(path: Path) -> None:
+        seen.append(path)
+        shutil.rmtree(path)
+
+    collect(store, Keep(), progress=SilentProgress(), remove_root=remove)
+    assert len(seen) == 1
+    assert list(store.roots.iterdir()) == []
+
+
+def test_a_damaged_manifest_keeps_itself_and_harms_nothing(store: Store) -> None:
+    image = image_in(store, b"base")
+    store.layout.tag("a", image.manifest)
+    store.layout.path(image.digest).write_bytes(b'{"layers": [{"digest": "sha256:../../x"}, 7]}')
+    collect(store, Keep(), progress=SilentProgress())
+    assert set(store.layout.blobs()) == {image.digest}
+
+
+def test_lock_files_of_killed_processes_go(store: Store) -> None:
+    (store.root / "locks" / "dead.lock").touch()
+    collect(store, Keep(), progress=SilentProgress())
+    assert [path.name for path in (store.root / "locks").iterdir()] == ["use.lock"]
+
+
+def _use(root: Path, ready: Connection) -> None:
+    with Store.open(root):
+        ready.send("open")
+        signal.pause()
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_it_waits_for_a_running_build(store: Store, ending: signal.Signals) -> None:
+    ours, theirs = FORK.Pipe()
+    child = FORK.Process(target=_use, args=(store.root, theirs))
+    child.start()
+    ours.recv()
+    store.layout.put(b"the build has just written this")
+    said, done = threading.Event(), threading.Event()
+    notes: list[str] = []
+
+    class Notes(SilentProgress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+            said.set()
+
+    def work() -> None:
+        collect(store, Keep(), progress=Notes())
+        done.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert said.wait(20)
+    assert not done.is_set()
+    assert len(list(store.layout.blobs())) == 1
+    assert child.pid is not None
+    assert f"waiting for process {child.pid} (" in notes[0]
+    os.kill(child.pid, ending)
+    child.join()
+    thread.join(20)
+    assert done.is_set()
+    assert list(store.layout.blobs()) == []
+
+
+def _open_and_tell(root: Path, ready: Connection) -> None:
+    with Store.open(root) as store:
+        ready.send(len(list(store.layout.blobs())))
+
+
+def test_a_build_waits_for_the_collection(store: Store) -> None:
+    store.layout.put(b"old")
+    ours, theirs = FORK.Pipe()
+    with store.alone(SilentProgress()):
+        child = FORK.Process(target=_open_and_tell, args=(store.root, theirs))
+        child.start()
+        assert not ours.poll(0.3)
+        store.layout.remove(digest(b"old"))
+    assert ours.recv() == 0
+    child.join()
