@@ -28,11 +28,13 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
     ``out`` appears under its name only when it is complete and synced; a file that was there is replaced.
     Errors: ``blob-corrupt`` (exit 5), ``image-not-in-store`` (exit 3), ``cannot-write`` (exit 2).
     """
+    image.check_present()
+    total = archive_size(image)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     written = 0
     try:
         with partial.open("wb") as stream:
-            with progress.task(f"Writing {out.name}", total=archive_size(image)) as task:
+            with progress.task(f"Writing {out.name}", total=total) as task:
                 for chunk in archive_chunks(image):
                     stream.write(chunk)
                     written += len(chunk)
@@ -46,7 +48,7 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
             f"cannot write the archive: {error.strerror or error}",
             where=str(out),
             hint="give --output a folder that exists, that you may write, and that has "
-            f"{archive_size(image) / 1e9:.1f} GB free",
+            f"{total / 1e9:.1f} GB free",
             exit=Exit.USAGE,
         ) from error
     finally:
