@@ -249,7 +249,7 @@ def _verdict(wanted: Wanted, outcomes: list[tuple[Source, Fault | Wrong]], *, ke
             "not-found", f"{wanted.name}:\n{told}", hint=hint, exit=Exit.NETWORK, where=where
         )
     if all(fault.status in {401, 403} for fault in faults):
-        hint = "give credentials in the index's address or in ~/.netrc"
+        hint = faults[0].advice or "give credentials in the index's address or in ~/.netrc"
         return EnvbuildError(
             "not-allowed", f"{wanted.name}:\n{told}", hint=hint, exit=Exit.NETWORK, where=where
         )

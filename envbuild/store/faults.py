@@ -20,7 +20,7 @@ class Fault(Exception):
         retry: whether the same request may succeed later.
         status: the HTTP status, where there was an answer.
         pause: seconds that the server asked to wait.
-        hint: what a person can do.
+        hint: what a person can do about it; left out where only trying again helps.
     """
 
     def __init__(
@@ -30,13 +30,18 @@ class Fault(Exception):
         retry: bool,
         status: int | None = None,
         pause: float | None = None,
-        hint: str = _AGAIN,
+        hint: str | None = None,
     ) -> None:
         super().__init__(reason)
         self.retry = retry
         self.status = status
         self.pause = pause
-        self.hint = hint
+        self.advice = hint
+
+    @property
+    def hint(self) -> str:
+        """What a person can do: to try again, where nothing better is known."""
+        return self.advice or _AGAIN
 
 
 def fault_of(error: Exception, read_timeout: float) -> Fault:

@@ -291,7 +291,7 @@ def failed(fault: Fault, label: str) -> EnvbuildError:
             exit=Exit.NETWORK,
         )
     if fault.status in {401, 403}:
-        hint = "give credentials in the index's address or in ~/.netrc"
+        hint = fault.advice or "give credentials in the index's address or in ~/.netrc"
         return EnvbuildError("not-allowed", f"{label} {fault}", hint=hint, exit=Exit.NETWORK)
     return EnvbuildError("source-failed", f"{label} {fault}", hint=fault.hint, exit=Exit.NETWORK)
 

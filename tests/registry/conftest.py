@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import random
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from registry_proxy import RegistryProxy
+
+from envbuild.oci.image import Image, RunConfig
+from envbuild.oci.layer import Layer
+from envbuild.oci.layout import Layout
+from envbuild.store import Http, Store
+from envbuild.store.retry import Patience
+
+# bcrypt of "secret", cost 4
+HTPASSWD = "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n"
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What lies in the real registry: an image as OCI and as Docker manifest, and an index over two platforms."""
+
+    port: int
+    image: Image
+    oci: str
+    docker: str
+    index: str
+    no_amd64: str
+
+
+def start_registry(folder: Path, *, htpasswd: Path | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    config = {
+        "version": 0.1,
+        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
+        "http": {"addr": f"127.0.0.1:{port}"},
+        "log": {"level": "error", "accesslog": {"disabled": True}},
+    }
+    if htpasswd is not None:
+        config["auth"] = {"htpasswd": {"realm": "test", "path": str(htpasswd)}}
+    (folder / "config.yml").write_text(json.dumps(config))
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(folder / "config.yml")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return process, port
+        except OSError:
+            time.sleep(0.05)
+    process.kill()
+    raise RuntimeError("docker-registry did not start")
+
+
+def make_image(layout: Layout) -> Image:
+    layers = []
+    for seed in range(3):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            entry = tarfile.TarInfo(f"file-{seed}")
+            entry.size = 300_000
+            tar.addfile(entry, io.BytesIO(random.Random(seed).randbytes(entry.size)))
+        with layout.writer() as writer:
+            writer.write(gzip.compress(buffer.getvalue(), 1, mtime=0))
+        diff_id = "sha256:" + hashlib.sha256(buffer.getvalue()).hexdigest()
+        layers.append(Layer(name=f"l{seed}", digest=writer.digest, diff_id=diff_id, size=writer.size))
+    run = RunConfig(env={"A": "b"}, entrypoint=(), cmd=("sh",), working_dir="/", user="root", labels={})
+    image = Image(layers=tuple(layers), run=run, created="2020-01-01T00:00:00Z")
+    layout.put(image.config_bytes)
+    layout.put(image.manifest_bytes)
+    layout.tag("image", image.manifest)
+    return image
+
+
+def put_manifest(port: int, data: bytes, media_type: str) -> str:
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v2/team/app/manifests/{digest}",
+        data=data,
+        method="PUT",
+        headers={"Content-Type": media_type},
+    )
+    urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
+    return digest
+
+
+@pytest.fixture(scope="session")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pushed]:
+    folder = tmp_path_factory.mktemp("registry")
+    process, port = start_registry(folder)
+    try:
+        layout = Layout.create(folder / "oci")
+        image = make_image(layout)
+        source = f"oci:{layout.root}:image"
+        to = f"docker://127.0.0.1:{port}/team/app"
+        copy = ["skopeo", "copy", "-q", "--dest-tls-verify=false"]
+        subprocess.run([*copy, "--preserve-digests", source, f"{to}:oci"], check=True)
+        file = folder / "digest"
+        subprocess.run([*copy, "--format=v2s2", "--digestfile", file, source, f"{to}:docker"], check=True)
+        amd64 = {**image.manifest.to_dict(), "platform": {"os": "linux", "architecture": "amd64"}}
+        arm64 = {**image.manifest.to_dict(), "platform": {"os": "linux", "architecture": "arm64"}}
+        attestation = {**image.manifest.to_dict(), "platform": {"os": "unknown", "architecture": "unknown"}}
+        kind = "application/vnd.oci.image.index.v1+json"
+
+        def index(*entries: dict[str, object]) -> str:
+            value = {"schemaVersion": 2, "mediaType": kind, "manifests": list(entries)}
+            return put_manifest(port, json.dumps(value).encode(), kind)
+
+        yield Pushed(
+            port=port,
+            image=image,
+            oci=image.digest,
+            docker=file.read_text().strip(),
+            index=index(arm64, attestation, amd64),
+            no_amd64=index(arm64, attestation),
+        )
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture
+def proxies(pushed: Pushed) -> Iterator[Callable[[str], RegistryProxy]]:
+    made: list[RegistryProxy] = []
+
+    def make(address: str) -> RegistryProxy:
+        made.append(RegistryProxy(pushed.port, address))
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
+
+
+@pytest.fixture
+def proxy(proxies: Callable[[str], RegistryProxy]) -> RegistryProxy:
+    return proxies("127.0.0.1")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "store") as store:
+        yield store
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Http:
+    return Http(
+        environ={"HOME": str(tmp_path)},
+        read_timeout=1,
+        patience=Patience(tries=3, first=0.01, longest=0.02, longest_asked=0.05),
+    )
