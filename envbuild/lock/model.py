@@ -19,7 +19,8 @@ class Artifact:
     """One locked file.
 
     ``file`` is the wheel's or sdist's file name, or a .deb's path in its repository (``pool/main/…``).
-    ``size`` is in bytes, ``sha256`` 64 hex digits. ``index`` is an alias: ``python``, or ``debian/<suite>/<component>``.
+    ``size`` is in bytes, ``sha256`` 64 hex digits. ``index`` is an alias: ``python``,
+    ``debian/<suite>/<component>``, or ``built``.
     ``uploaded`` is the index's upload time (RFC 3339, UTC), where it tells one.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from packaging.utils import canonicalize_name
@@ -55,16 +56,17 @@ def resolve(
     work = _Work(recipe=recipe, previous=previous, upgrade=_names(recipe, previous, upgrade))
     if previous is not None and previous.recipe == recipe.to_dict() and not work.upgrade:
         return previous
-    python = work.kept_python()
-    if python is None:
-        python = PythonResolver(
-            recipe=recipe, indexes=indexes, http=http, store=store, progress=progress,
-            before=f"{date}T23:59:59Z", keep=work.versions(), upgrade=work.upgrade,
-        ).run()  # fmt: skip
     resolver = DebianResolver(recipe=recipe, indexes=indexes, http=http, progress=progress, date=date)
-    debian = work.kept_debian() or resolver.base()
-    compiler = (work.kept_compiler() or resolver.toolchain()) if toolchain_from_debian(recipe) else None
-    return work.lock(python, debian, compiler, date)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="debian") as pool:
+        debian = pool.submit(work.debian, resolver)
+        python = work.kept_python()
+        if python is None:
+            python = PythonResolver(
+                recipe=recipe, indexes=indexes, http=http, store=store, progress=progress,
+                before=f"{date}T23:59:59Z", keep=work.versions(), upgrade=work.upgrade,
+            ).run()  # fmt: skip
+        base, compiler = debian.result()
+    return work.lock(python, base, compiler, date)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,13 @@ class _Work:
     recipe: Recipe
     previous: Lock | None
     upgrade: tuple[str, ...]
+
+    def debian(self, resolver: DebianResolver) -> tuple[tuple[Artifact, ...], Artifact | None]:
+        """The base's packages, and the compiler where it comes from Debian: kept, or resolved."""
+        base = self.kept_debian() or resolver.base()
+        if not toolchain_from_debian(self.recipe):
+            return base, None
+        return base, self.kept_compiler() or resolver.toolchain()
 
     def kept_python(self) -> PythonPart | None:
         """The previous Python part, where nothing that decides it has changed."""

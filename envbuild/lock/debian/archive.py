@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.debian.control import DebPackage, packages, paragraphs
 from envbuild.lock.debian.signature import Keyring
+from envbuild.lock.wayout import with_way_out
 from envbuild.store import Http
 
 _LIMIT = 256 << 20
@@ -54,7 +55,7 @@ class Archive:
             )
         except EnvbuildError as error:
             if error.id != "not-found":
-                raise
+                raise with_way_out(error, "ENVBUILD_DEBIAN_MIRROR") from error
             raise EnvbuildError(
                 "no-such-suite", f"Debian's mirror has no suite {suite}", exit=Exit.NETWORK,
                 hint="Set ENVBUILD_DEBIAN_MIRROR to a full mirror of Debian.",
@@ -99,7 +100,7 @@ class Archive:
                 data = self.http.get(address, label="Debian's mirror", limit=max(size, 1))
             except EnvbuildError as error:
                 if error.id != "not-found" or address.endswith(path):
-                    raise
+                    raise with_way_out(error, "ENVBUILD_DEBIAN_MIRROR") from error
                 continue
             if len(data) == size and hashlib.sha256(data).hexdigest() == sha256:
                 return data

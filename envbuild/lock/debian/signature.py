@@ -40,6 +40,12 @@ class Keyring:
                 hint="Install debian-archive-keyring, or set ENVBUILD_DEBIAN_KEYRING to a file with Debian's keys.",
                 exit=Exit.USAGE, where=str(path),
             )  # fmt: skip
+        with path.open("rb") as stream:
+            if stream.read(10) == b"-----BEGIN":
+                raise EnvbuildError(
+                    "armored-keyring", f"{path} is an armored key file, which gpgv does not read", exit=Exit.USAGE,
+                    hint=f"Convert it: `gpg --dearmor < {path} > keyring.gpg`, and name that.", where=str(path),
+                )  # fmt: skip
         return cls(gpgv=program, path=path)
 
     def verified(self, signed: bytes, what: str) -> str:

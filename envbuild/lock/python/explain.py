@@ -15,6 +15,10 @@ from envbuild.recipe.suggest import listed, nearest_versions
 from envbuild.store import Http
 
 _NO_VERSION = re.compile(r"no versions? of ([A-Za-z0-9._-]+?)(?:\[[^]]*\])?==([^\s,]+)")
+_TOO_NEW = re.compile(
+    r"`([A-Za-z0-9._-]+)` was filtered by .* version, v?(\S+), was published at (\S+?)(?:\.\d+)?Z?\. "
+)
+_NO_WHEEL = re.compile(r"\b([A-Za-z0-9._-]+)==(\S+) has no (?:usable )?wheels")
 _UNKNOWN = re.compile(r"\b([A-Za-z0-9._-]+) was not found in the package registry")
 
 
@@ -22,6 +26,16 @@ def unsolvable(
     recipe: Recipe, text: str, indexes: Sequence[str], http: Http, *, before: str | None
 ) -> EnvbuildError:
     """The error for uv's explanation ``text``: nearest versions where one does not exist, else the explanation."""
+    late = _TOO_NEW.search(text)
+    if late:
+        name = canonicalize_name(late.group(1))
+        return EnvbuildError(
+            "too-new", f"{name} {late.group(2)} was uploaded at {late.group(3)}Z, after the cut-off {before}",
+            hint="Pin an older version, or lock with a later date.", exit=Exit.INPUT, where=_where(recipe, name),
+        )  # fmt: skip
+    wheelless = _NO_WHEEL.search(text)
+    if wheelless:
+        return no_wheel(recipe, canonicalize_name(wheelless.group(1)), wheelless.group(2))
     missing = _NO_VERSION.search(text)
     if missing:
         name = canonicalize_name(missing.group(1))
@@ -37,7 +51,8 @@ def unsolvable(
         )  # fmt: skip
     return EnvbuildError(
         "python-unsolvable", f"no set of Python packages fits the recipe:\n{text}",
-        hint="Loosen or correct one of the versions named above in recipe.toml.", exit=Exit.INPUT, where=str(recipe.path),
+        hint="Loosen or correct one of the versions named above in recipe.toml.", exit=Exit.INPUT,
+        where=str(recipe.path),
     )  # fmt: skip
 
 
@@ -45,7 +60,7 @@ def no_version(
     recipe: Recipe, name: str, version: str, offered: Sequence[simple.ProjectFile], *, before: str | None
 ) -> EnvbuildError:
     """The error for a version that the index does not have, with the nearest that it has."""
-    existing = simple.versions(offered, before=before)
+    existing = [item for item in simple.versions(offered, before=before) if item != version]
     near = nearest_versions(version, existing)
     hint = f"Nearest: {listed(near)}." if near else f"The index offers no {name} that can be used."
     when = f" (uploaded before {before})" if before else ""
@@ -55,12 +70,12 @@ def no_version(
     )  # fmt: skip
 
 
-def no_wheel(recipe: Recipe, package: uv.Package) -> EnvbuildError:
+def no_wheel(recipe: Recipe, name: str, version: str) -> EnvbuildError:
     """The error for a package without a wheel that the image can use."""
+    target = f"CPython {recipe.python.version} on {uv.PLATFORM}"
     return EnvbuildError(
-        "no-wheel", f"{package.name} {package.version} has no wheel for CPython {recipe.python.version} on {uv.PLATFORM}",
-        hint="Pin another version: only DeepSpeed is built from source.", exit=Exit.INPUT,
-        where=_where(recipe, package.name),
+        "no-wheel", f"{name} {version} has no wheel for {target}", exit=Exit.INPUT, where=_where(recipe, name),
+        hint="Pin another version, or build a wheel and put it on an index of your own: only DeepSpeed is compiled here.",
     )  # fmt: skip
 
 

@@ -86,7 +86,8 @@ def _pins(recipe: Recipe) -> list[_Pin]:
             packages=re.compile(r"nvidia-cuda-runtime(-cu\d+)?|cuda-toolkit"),
         ),
         _Pin(
-            key="cuda.cudnn", value=cuda.cudnn, what="cuDNN", numbers=None, packages=re.compile(r"nvidia-cudnn(-cu\d+)?")
+            key="cuda.cudnn", value=cuda.cudnn, what="cuDNN", numbers=None,
+            packages=re.compile(r"nvidia-cudnn(-cu\d+)?")
         ),
         _Pin(
             key="cuda.nccl", value=cuda.nccl, what="NCCL", numbers=None, packages=re.compile(r"nvidia-nccl(-cu\d+)?")

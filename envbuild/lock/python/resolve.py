@@ -159,7 +159,7 @@ class PythonResolver:
         for package in sorted(packages, key=lambda item: item.name):
             wheel = tags.best_wheel(package.wheels, self.recipe.python.version)
             if wheel is None:
-                raise explain.no_wheel(self.recipe, package)
+                raise explain.no_wheel(self.recipe, package.name, package.version)
             if wheel.sha256 is None:
                 raise explain.no_hash(package)
             chosen.append((package, wheel))

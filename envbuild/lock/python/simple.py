@@ -18,6 +18,7 @@ from packaging.utils import (
 )
 
 from envbuild.errors import EnvbuildError
+from envbuild.lock.wayout import with_way_out
 from envbuild.store import Http
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -56,7 +57,7 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
         except EnvbuildError as error:
             if error.id == "not-found":
                 continue
-            raise
+            raise with_way_out(error, "ENVBUILD_PYTHON_INDEX") from error
         files = _json(url, data) if data.lstrip()[:1] == b"{" else _html(url, data)
         return [item for item in files if item is not None]
     return []

@@ -137,7 +137,7 @@ def _common() -> list[str]:
 
 def _arguments(question: Question) -> list[str]:
     arguments = [
-        *_common(), "--format", "pylock.toml", "--no-header", "--quiet", "--no-annotate",
+        *_common(), "--format", "pylock.toml", "--no-header", "--no-annotate",
         "--constraints", "constraints.txt", "--python-version", question.python, "--python-platform", PLATFORM,
     ]  # fmt: skip
     if not question.builds:
@@ -217,6 +217,8 @@ def _condensed(text: str) -> str:
     """uv's explanation without its frame: at most twelve lines, each once."""
     lines: list[str] = []
     for raw in text.splitlines():
+        if raw.startswith(("warning:", "Resolved ")):
+            continue
         line = re.sub(r"^(error|cause|warning|hint):\s*", "", raw.strip().lstrip("×╰─▶│ "))
         if line and line not in lines and not line.startswith("No solution found"):
             lines.append(line)
