@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
-from envbuild.cli.proof import Proof, prove
+from envbuild.cli.proof import Proof, load_into_docker, prove
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.assemble import Built

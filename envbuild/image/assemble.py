@@ -180,6 +180,7 @@ def _base(lock: Lock, workshop: Workshop, account: _Account) -> tuple[Layer, Pat
             sandbox=workshop.sandbox(),
             store=store,
             progress=workshop.progress,
+            jobs=workshop.jobs,
         )
         return layer, base_root(layer, sandbox=workshop.sandbox(), store=store, progress=workshop.progress)
 

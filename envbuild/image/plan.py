@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.files import FileEntry, folder, venv_entries
+from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
 from envbuild.oci import digest as digests

@@ -1,0 +1,134 @@
+"""The gate as commands use it: run the suite in the image, keep the verdict, give the tag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from envbuild.cli.build import Ready
+from envbuild.cli.context import Context
+from envbuild.engine import Engine, Gpus, detect, survey
+from envbuild.engine.gpus import find_driver
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate import (
+    Verdict,
+    expect,
+    make_verdict,
+    promote,
+    read_verdict,
+    run_suite,
+    subject_of,
+    write_verdict,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """Where an image stands with the gate: its names, the verdict if there is one, and why there is no tag."""
+
+    tags: tuple[str, ...]
+    promoted: bool
+    verdict: Verdict | None
+    path: Path | None
+    why: str
+
+    def to_dict(self) -> dict[str, object] | None:
+        """The ``verdict`` object of ``envbuild image --json``; ``None`` where the suite was not run."""
+        if self.verdict is None:
+            return None
+        return {
+            "result": self.verdict.result,
+            "why": self.verdict.why,
+            "path": str(self.path),
+            "gpus": [gpu.name for gpu in self.verdict.gpus],
+            "driver": self.verdict.driver,
+        }
+
+    def next_step(self, ref: str) -> str:
+        """Which command to run where."""
+        if self.verdict is not None and self.verdict.result == "failed":
+            return f"`envbuild smoke {ref}` shows the failing checks with hints"
+        return (
+            f"on a machine with GPUs run `envbuild smoke {ref} --report verdict.json`, then here "
+            f"`envbuild promote {ref} --verdict verdict.json`"
+        )
+
+
+def load_into_docker(context: Context, ready: Ready) -> str | None:
+    """Load the candidate into a Docker engine, if this machine has one; the engine's name."""
+    settings = context.settings
+    for found in survey(ready.store, settings.environ, jobs=settings.jobs):
+        if found.name == "docker" and found.engine is not None:
+            found.engine.load(ready.image, context.terminal.progress)
+            return found.name
+    return None
+
+
+def choose_engine(context: Context, ready: Ready, name: str | None) -> Engine:
+    """The engine of that name, or the first that works, with the image loaded."""
+    settings = context.settings
+    chosen = detect(name or settings.engine, ready.store, settings.environ, jobs=settings.jobs)[0]
+    chosen.load(ready.image, context.terminal.progress)
+    return chosen
+
+
+def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus, wanted: int | None) -> Verdict:
+    """Run the suite in a container of the image; bind the report to the image."""
+    given = len(find_driver().gpus) if gpus == "all" else gpus
+    expectations = expect(ready.recipe, ready.lock, gpus_given=given)
+    if wanted is not None:
+        expectations = replace(expectations, gpus_wanted=wanted)
+    with ready.store.scratch("suite") as folder:
+        report = run_suite(
+            engine, ready.image, expectations, gpus=gpus, folder=folder, progress=context.terminal.progress
+        )
+    subject = subject_of(str(ready.recipe.ref), ready.built.image)
+    return make_verdict(report, subject, expected=expectations, engine=engine.describe())
+
+
+def verdict_path(ready: Ready) -> Path:
+    """Where the store keeps the verdict about an image."""
+    return ready.store.root / "verdicts" / f"{ready.built.image.digest.removeprefix('sha256:')}.json"
+
+
+def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
+    """Run the suite where this machine has GPUs, and give the tag if it passes.
+
+    A verdict that the store already has about this image, and that still holds, is not asked for again.
+    """
+    candidate = (ready.recipe.ref.candidate,)
+    path = verdict_path(ready)
+    if path.exists():
+        verdict = read_verdict(path)
+        try:
+            return give_tag(context, ready, verdict, path)
+        except EnvbuildError as refusal:
+            if refusal.exit is not Exit.GATE:
+                raise
+    present = len(find_driver().gpus)
+    wanted = ready.recipe.gate.gpus
+    if present < wanted:
+        why = "this machine has no GPU" if not present else f"this machine has {present} of {wanted} GPUs"
+        return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
+    chosen = choose_engine(context, ready, engine)
+    verdict = ask_suite(context, ready, chosen, gpus="all", wanted=None)
+    write_verdict(path, verdict)
+    if verdict.result != "passed":
+        return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)
+    return give_tag(context, ready, verdict, path)
+
+
+def give_tag(context: Context, ready: Ready, verdict: Verdict, path: Path) -> Proof:
+    """Give the image its tag, here and in a Docker engine that has it.
+
+    Raises:
+        EnvbuildError: exit 6 when the verdict does not allow it.
+    """
+    subject = subject_of(str(ready.recipe.ref), ready.built.image)
+    tag = promote(verdict, subject, expected=expect(ready.recipe, ready.lock))
+    ready.store.layout.tag(tag, ready.built.image.manifest)
+    settings = context.settings
+    for found in survey(ready.store, settings.environ, jobs=settings.jobs):
+        if found.name == "docker" and found.engine is not None and found.engine.has(ready.image):
+            found.engine.tag(ready.image, [tag])
+    return Proof(tags=(ready.recipe.ref.candidate, tag), promoted=True, verdict=verdict, path=path, why="")
