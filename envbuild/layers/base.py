@@ -6,7 +6,6 @@ docs/explanation/base.md says what is kept, what is removed, and why the bytes a
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,11 +15,11 @@ from typing import Any
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.debs import Deb, essential, read_deb
 from envbuild.layers.format import FORMAT, MTIME
-from envbuild.layers.interpreter import ENV, compile_files, gzip_files, tail
+from envbuild.layers.interpreter import ENV, compile_files, gzip_files, run_reporting, tail
 from envbuild.lock.model import Artifact
 from envbuild.oci import digest as digests
 from envbuild.oci.layer import Layer
-from envbuild.progress import Progress, Task
+from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.sandbox.unpack import unpack_layers
 from envbuild.store import Store
@@ -155,12 +154,15 @@ def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: 
     places = {
         deb.name: f"/tmp/debs/{folders.index(deb.path.parent.absolute())}/{deb.path.name}" for deb in packages
     }
-    log = work / "dpkg.log"
+    log, rootfs = work / "dpkg.log", Rootfs(lowers=(), upper=work / "root")
     with progress.task("install packages", total=2 * len(packages), unit="steps") as task:
+
+        def count(line: bytes) -> None:
+            task.advance(line.startswith((b"Unpacking ", b"Setting up ")))
 
         def dpkg(*arguments: str) -> int:
             command = Command(argv=("dpkg", "--force-unsafe-io", *arguments), env=_DPKG, binds=binds)
-            return _run_logged(sandbox, work, command, log, task)
+            return run_reporting(sandbox, rootfs, command, log=log, on_line=count)
 
         if "base-passwd" in places:
             dpkg("--force-depends", "--install", places["base-passwd"])
@@ -168,37 +170,13 @@ def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: 
         unpacked = dpkg("--force-depends", "--unpack", *rest)
         # A script may need a package that is configured after it: then a later pass succeeds.
         configured = any(dpkg("--configure", "-a") == 0 for _ in range(_PASSES))
-    audit = work / "audit.log"
-    complete = _run_logged(sandbox, work, Command(argv=("dpkg", "--audit"), env=_DPKG), audit, None) == 0
-    if unpacked or not configured or not complete or audit.read_text().strip():
+    if unpacked or not configured:
         raise EnvbuildError(
             "base-not-configured",
             f"dpkg could not install the locked packages; its last lines:\n{tail(log, 40)}".rstrip(),
             hint="the set of packages is not complete: lock the recipe again (`envbuild lock`)",
             exit=Exit.INPUT,
         )
-
-
-def _run_logged(sandbox: Sandbox, work: Path, command: Command, log: Path, task: Task | None) -> int:
-    """Run in the root with the output appended to ``log``; each package's step advances ``task``."""
-    read, write = os.pipe()
-
-    def follow() -> None:
-        with os.fdopen(read, "rb") as lines, log.open("ab") as kept:
-            for line in lines:
-                kept.write(line)
-                if task is not None and line.startswith((b"Unpacking ", b"Setting up ")):
-                    task.advance(1)
-
-    reader = threading.Thread(target=follow)
-    reader.start()
-    rootfs = Rootfs(lowers=(), upper=work / "root")
-    try:
-        with open(os.devnull, "rb") as nothing:
-            return sandbox.run(rootfs, command, stdin=nothing, stdout=write, stderr=write)
-    finally:
-        os.close(write)
-        reader.join()
 
 
 def _pack(work: Path, sandbox: Sandbox, store: Store, progress: Progress, jobs: int) -> Layer:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import PYTHON
@@ -91,6 +95,48 @@ def gzip_files(
 
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         list(pool.map(one, files))
+
+
+def run_reporting(
+    sandbox: Sandbox,
+    rootfs: Rootfs,
+    command: Command,
+    *,
+    log: Path,
+    on_line: Callable[[bytes], None],
+    stdin: IO[bytes] | None = None,
+    stdout: IO[bytes] | None = None,
+) -> int:
+    """Run a command and read what it says while it runs.
+
+    Args:
+        sandbox, rootfs, command: as in ``Sandbox.run``.
+        log: what it says on stderr, and on stdout if that is not given, is appended to this file.
+        on_line: called for each such line.
+        stdin: nothing by default.
+        stdout: where its stdout goes instead.
+
+    Returns:
+        The exit status.
+    """
+    read, write = os.pipe()
+
+    def follow() -> None:
+        with os.fdopen(read, "rb") as lines, log.open("ab") as kept:
+            for line in lines:
+                kept.write(line)
+                on_line(line)
+
+    reader = threading.Thread(target=follow)
+    reader.start()
+    try:
+        given = subprocess.DEVNULL if stdin is None else stdin
+        return sandbox.run(
+            rootfs, command, stdin=given, stdout=write if stdout is None else stdout, stderr=write
+        )
+    finally:
+        os.close(write)
+        reader.join()
 
 
 def tail(path: Path, lines: int = 15) -> str:
