@@ -109,10 +109,7 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
     layers, final = arguments["layers"], Path(str(arguments["final"]))
     assert isinstance(layers, list)
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final.parent)
-    temporary = final.parent / f".{final.name}.{secrets.token_hex(4)}"
-    temporary.mkdir(0o755)
-    claim = _claim(temporary)
+    temporary, claim = _begin(final)
     writer = TreeWriter(str(temporary))
     try:
         for diff_id, blob in layers:
@@ -129,6 +126,19 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
             remove({"path": str(temporary)}, advance)
         os.close(claim)
     return writer.entries
+
+
+def _begin(final: Path) -> tuple[Path, int]:
+    """Sweep, then make and claim a folder to unpack into; one process at a time, or a sweep takes a new folder."""
+    roots = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(roots, fcntl.LOCK_EX)
+        _sweep(final.parent)
+        temporary = final.parent / f".{final.name}.{secrets.token_hex(4)}"
+        temporary.mkdir(0o755)
+        return temporary, _claim(temporary)
+    finally:
+        os.close(roots)
 
 
 def _claim(folder: Path) -> int:
