@@ -161,16 +161,11 @@ class Docker:
         """Pull by digest from loopback; False if the engine never reached us (then nothing has happened)."""
         if not self._client.base_url.startswith(("http+docker://localhost", "http+unix://")):
             return False
-        with serve(image) as registry, progress.task("Loading into Docker", total=image.size) as task:
-            shown = _PullProgress(image, task)
-            with engine_errors("pull the image from the store"):
-                events = self._client.pull(
-                    registry.repository, tag=image.manifest, stream=True, decode=True, auth_config={}
-                )
-                failure = shown.follow(events)
-            temporary = f"{registry.repository}@{image.manifest}"
+        with serve(image) as registry:
+            with progress.task("Loading into Docker", total=image.size) as task:
+                failure = self._follow_pull(image, registry.repository, task)
             if failure is None:
-                self._release(image, temporary)
+                self._release(image, f"{registry.repository}@{image.manifest}")
                 return True
         if not registry.asked.is_set():
             progress.note(
@@ -183,6 +178,19 @@ class Docker:
             hint="check the engine's free disk space (docker system df) and its log, then run the command again",
             exit=Exit.ENGINE,
         )
+
+    def _follow_pull(self, image: ImageRef, repository: str, task: Task) -> str | None:
+        """The engine's reason for refusing, in its answer or in the stream after it; None when it has the image."""
+        from docker.errors import APIError
+
+        with engine_errors("pull the image from the store"):
+            try:
+                events = self._client.pull(
+                    repository, tag=image.manifest, stream=True, decode=True, auth_config={}
+                )
+                return _PullProgress(image, task).follow(events)
+            except APIError as error:
+                return str(error.explanation or error)
 
     def _release(self, image: ImageRef, temporary: str) -> None:
         """Name the image before its temporary name goes: one without a name would be removed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -239,3 +240,24 @@ def test_gpus_where_there_are_none(run: Run, make_image: Make) -> None:
         run(make_image(), "true", gpus="all")
     assert caught.value.exit is Exit.ENGINE
     assert "gpu" in (caught.value.message + caught.value.hint).lower()
+
+
+def test_a_terminal(engine: Engine, make_image: Make) -> None:
+    image = make_image()
+    engine.load(image, SilentProgress())
+    ours, theirs = pty.openpty()
+    try:
+        typed = b"echo [$((40 + 2))]; [ -t 0 ] && [ -t 1 ] && echo terminal; exit 5\n"
+        os.write(ours, typed)
+        status = engine.run(
+            image,
+            RunCommand(argv=("sh",), interactive=True, tty=True, network=False),
+            Streams(stdin=theirs, stdout=theirs, stderr=theirs),
+        )
+        shown = os.read(ours, 1 << 16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert status == 5, shown
+    assert "[42]" in shown
+    assert "\nterminal" in shown
