@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import lzma
+import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,9 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact
+
+MTIME = 1577836800
+"""The time of every unpacked file (seconds): nvcc's line tables hold the times of the headers."""
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -68,6 +73,7 @@ def unpack_wheel(file: str, path: Path, site: Path, advance: Callable[[int], Non
                 while chunk := source.read(_CHUNK):
                     sink.write(chunk)
                     advance(len(chunk))
+            os.utime(target, (MTIME, MTIME))
 
 
 def unpack_sdist(file: str, path: Path, folder: Path) -> None:
@@ -81,6 +87,7 @@ def unpack_sdist(file: str, path: Path, folder: Path) -> None:
             parts = PurePosixPath(member.name).parts
             if len(parts) > 1:
                 member.name = "/".join(parts[1:])
+                member.mtime = MTIME
                 archive.extract(member, folder, filter="data")
     if not (folder / "setup.py").is_file():
         raise _refused(file, "it has no setup.py")
@@ -145,7 +152,10 @@ def _readable(file: str) -> Iterator[None]:
         zipfile.BadZipFile,
         lzma.LZMAError,
         zstandard.ZstdError,
+        zlib.error,
         EOFError,
+        NotImplementedError,  # zipfile: a compression that it does not know
+        RuntimeError,  # zipfile: encrypted
         ValueError,
     ) as error:
         raise _refused(file, str(error)) from error

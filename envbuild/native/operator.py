@@ -13,10 +13,11 @@ from pathlib import Path
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact, Lock
 from envbuild.native import inside
-from envbuild.native.archives import unpack_sdist, unpack_wheel
+from envbuild.native.archives import MTIME, unpack_sdist, unpack_wheel
 from envbuild.native.inputs import Inputs, inputs_of
 from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
+from envbuild.oci.disk import guarded
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -31,7 +32,6 @@ VENV = "/opt/venv"
 """Where the image's virtual environment lies, and the build's: paths get into the module, so they are the same."""
 
 _SCRIPT = Path(inside.__file__)
-_EPOCH = "1577836800"  # inside.TIME, in seconds
 _TIMEOUT = 7200.0
 
 
@@ -79,39 +79,48 @@ def _build(
     progress: Progress,
     jobs: int,
 ) -> Artifact:
+    log = store.root / "cache" / KIND / f"{key}.log"
     with store.scratch(KIND) as scratch:
-        python = f"python{_python(lock)}"
         build, venv = scratch / "build", scratch / "venv"
-        _lay_out(inputs, store=store, build=build, venv=venv, python=python, progress=progress, jobs=jobs)
-        log = store.root / "cache" / KIND / f"{key}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        with guarded(store.root):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            _lay_out(inputs, _python(lock), store=store, build=build, venv=venv, progress=progress, jobs=jobs)
         what = f"compile {', '.join(inputs.operators)} of DeepSpeed {inputs.source.version}"
         with (
             progress.task(f"{what} for {', '.join(inputs.architectures)}", unit="s") as task,
             _ticks(task.advance),
-            log.open("wb") as output,
         ):
-            status = sandbox.run(
-                Rootfs(lowers=(base_root,)),
-                Command(
-                    argv=("python", "/build/inside.py", "/build/src", "/build/out"),
-                    env=environment(inputs, jobs),
-                    cwd="/build",
-                    binds=(
-                        Bind(source=build, target="/build", read_only=False),
-                        Bind(source=venv, target=VENV),
-                    ),
-                ),
-                stdout=output,
-                stderr=output,
-                timeout=_TIMEOUT,
-            )
-        wheels = sorted((build / "out").glob("*.whl"))
-        if status or len(wheels) != 1:
-            raise _failed(status, log, inputs)
-        check_wheel(wheels[0], operators=inputs.operators, architectures=inputs.architectures)
+            wheel = _compile(inputs, build, venv, log=log, base_root=base_root, sandbox=sandbox, jobs=jobs)
+        try:
+            check_wheel(wheel, operators=inputs.operators, architectures=inputs.architectures)
+        except EnvbuildError as error:
+            error.hint += f"; the build's log is {log}"
+            raise
         log.unlink()
-        return _adopt(wheels[0], inputs.source, key, store)
+        return _adopt(wheel, inputs.source, key, store)
+
+
+def _compile(
+    inputs: Inputs, build: Path, venv: Path, *, log: Path, base_root: Path, sandbox: Sandbox, jobs: int
+) -> Path:
+    """Run the build in the sandbox; returns the wheel."""
+    command = Command(
+        argv=("python", "/build/inside.py", "/build/src", "/build/out"),
+        env=environment(inputs, jobs),
+        cwd="/build",
+        binds=(
+            Bind(source=build, target="/build", read_only=False),
+            Bind(source=venv, target=VENV),
+        ),
+    )
+    with log.open("wb") as output:
+        status = sandbox.run(
+            Rootfs(lowers=(base_root,)), command, stdout=output, stderr=output, timeout=_TIMEOUT
+        )
+    wheels = sorted((build / "out").glob("*.whl"))
+    if status or len(wheels) != 1:
+        raise _failed(status, log, inputs)
+    return wheels[0]
 
 
 def environment(inputs: Inputs, jobs: int) -> dict[str, str]:
@@ -134,7 +143,7 @@ def environment(inputs: Inputs, jobs: int) -> dict[str, str]:
         "PATH": f"{VENV}/bin:/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
-        "SOURCE_DATE_EPOCH": _EPOCH,
+        "SOURCE_DATE_EPOCH": str(MTIME),
         "TMPDIR": "/build/tmp",
         "TORCH_CUDA_ARCH_LIST": ";".join(inputs.architectures),
         "TZ": "UTC",
@@ -142,7 +151,7 @@ def environment(inputs: Inputs, jobs: int) -> dict[str, str]:
 
 
 def _lay_out(
-    inputs: Inputs, *, store: Store, build: Path, venv: Path, python: str, progress: Progress, jobs: int
+    inputs: Inputs, python: str, *, store: Store, build: Path, venv: Path, progress: Progress, jobs: int
 ) -> None:
     """Write the two folders that the sandbox sees: /build and the virtual environment."""
     site = venv / "lib" / python / "site-packages"
@@ -192,8 +201,10 @@ def _artifact(source: Artifact, *, file: str, sha256: str, size: int) -> Artifac
 
 
 def _python(lock: Lock) -> str:
+    """The interpreter's name in the base."""
     python = lock.recipe.get("python")
-    return str(python.get("version", "3.11")) if isinstance(python, dict) else "3.11"
+    version = python.get("version") if isinstance(python, dict) else None
+    return f"python{version or '3.11'}"
 
 
 def _failed(status: int, log: Path, inputs: Inputs) -> EnvbuildError:

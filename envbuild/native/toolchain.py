@@ -7,13 +7,14 @@ pins. docs/explanation/operator.md says what is needed and why.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact
-from envbuild.native.archives import Member, members
+from envbuild.native.archives import MTIME, Member, members
 
 PROFILE = """\
 TOP = $(_HERE_)/..
@@ -179,6 +180,7 @@ def _write(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     path.chmod(0o755 if piece.program else 0o644)
+    os.utime(path, (MTIME, MTIME))
 
 
 def _lacks(artifact: Artifact, piece: Piece) -> EnvbuildError:
