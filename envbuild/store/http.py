@@ -61,7 +61,8 @@ class Response:
             Fault: the connection broke, stalled or ended early.
         """
         try:
-            yield from self._body.stream(_CHUNK, decode_content=False)
+            while chunk := self._body.read1(_CHUNK, decode_content=False):
+                yield chunk
         except (HTTPError, OSError) as error:
             raise fault_of(error, self._timeout) from error
 

@@ -10,7 +10,7 @@ import signal
 import time
 from pathlib import Path
 
-from faulty_server import FaultyServer
+from faulty_server import FaultyServer, stall
 
 from envbuild.progress import SilentProgress
 from envbuild.store import Http, Source, Store, Wanted, fetch
@@ -81,3 +81,29 @@ def test_killed_builds_are_finished_by_the_next(tmp_path: Path, server: FaultySe
                     record = store.record("layer", str(number))
                     assert record is not None
                     assert store.layout.has(str(record["digest"]))
+
+
+def _fetch_until_interrupted(root: Path, wanted: list[Wanted]) -> None:
+    with Store.open(root) as store:
+        try:
+            fetch(store, wanted, http=Http(environ={}, read_timeout=600), jobs=3, progress=SilentProgress())
+        except KeyboardInterrupt:
+            os._exit(42)
+
+
+def test_an_interrupt_ends_a_fetch_that_waits_and_keeps_what_came(
+    tmp_path: Path, server: FaultyServer
+) -> None:
+    server.files.update(FILES)
+    server.always = {name: stall(600) for name in FILES}
+    wanted = items(server)
+    child = FORK.Process(target=_fetch_until_interrupted, args=(tmp_path, wanted))
+    child.start()
+    assert child.pid is not None
+    while sum(path.stat().st_size > 0 for path in (tmp_path / "partial").glob("*.part")) < 3:
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGINT)
+    child.join(60)
+    assert child.exitcode == 42
+    server.always = {}
+    assert build(tmp_path, wanted) < sum(map(len, FILES.values()))
