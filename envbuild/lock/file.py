@@ -19,6 +19,11 @@ from envbuild.oci.layer import Layer
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
+_INDEX = {
+    "wheel": re.compile(r"python|built"),
+    "sdist": re.compile(r"python"),
+    "deb": re.compile(r"debian/[a-z-]+/[a-z-]+"),
+}
 _FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
 
 
@@ -139,35 +144,36 @@ def _unknown(seen: object, known: object, where: str) -> str | None:
 
 def _problem(lock: Lock) -> str | None:
     """The first thing in a well-typed lock that cannot be."""
+    return next(_problems(lock), None)
+
+
+def _problems(lock: Lock) -> Iterator[str]:
     if not _DATE.fullmatch(lock.resolved):
-        return f"$.resolved is {json.dumps(lock.resolved)}, but must be YYYY-MM-DD"
+        yield f"$.resolved is {json.dumps(lock.resolved)}, but must be YYYY-MM-DD"
     if not _TIME.fullmatch(lock.created):
-        return f"$.created is {json.dumps(lock.created)}, but must be YYYY-MM-DDTHH:MM:SSZ"
+        yield f"$.created is {json.dumps(lock.created)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     seen: dict[tuple[str, str], str] = {}
     for where, artifact in _artifacts(lock):
-        problem = _artifact_problem(artifact)
-        if problem:
-            return f"{where}.{problem}"
-        group = where.partition("[")[0]
-        if (group, artifact.name) in seen:
-            return f"{where}: {artifact.name} is there twice ({seen[group, artifact.name]} before)"
-        seen[group, artifact.name] = where
+        for problem in _artifact_problems(artifact):
+            yield f"{where}.{problem}"
+        key = (where.partition("[")[0], artifact.name)
+        if key in seen:
+            yield f"{where}: {artifact.name} is there twice ({seen[key]} before)"
+        seen[key] = where
     if lock.image:
-        for key, digest in (("digest", lock.image.digest), ("config", lock.image.config)):
+        for name, digest in (("digest", lock.image.digest), ("config", lock.image.config)):
             if not is_digest(digest):
-                return f"$.image.{key} is {json.dumps(digest)}, which is not a sha256 digest"
-        return _layer_problem(lock.image.layers)
-    return None
+                yield f"$.image.{name} is {json.dumps(digest)}, which is not a sha256 digest"
+        yield from _layer_problems(lock.image.layers)
 
 
-def _layer_problem(layers: Iterable[Layer]) -> str | None:
+def _layer_problems(layers: Iterable[Layer]) -> Iterator[str]:
     for position, layer in enumerate(layers):
         where = f"$.image.layers[{position}]"
         if not is_digest(layer.digest) or not is_digest(layer.diff_id):
-            return f"{where} has a digest that is not a sha256 digest"
+            yield f"{where} has a digest that is not a sha256 digest"
         if layer.size <= 0:
-            return f"{where}.size is {layer.size}"
-    return None
+            yield f"{where}.size is {layer.size}"
 
 
 def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:
@@ -182,25 +188,26 @@ def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:
             yield f"{name}[{position}]", artifact
 
 
-def _artifact_problem(artifact: Artifact) -> str | None:
+def _artifact_problems(artifact: Artifact) -> Iterator[str]:
     if not _SHA256.fullmatch(artifact.sha256):
-        return f"sha256 is {json.dumps(artifact.sha256)}, but must be 64 lower-case hex digits"
+        yield f"sha256 is {json.dumps(artifact.sha256)}, but must be 64 lower-case hex digits"
     if artifact.size <= 0:
-        return f"size is {artifact.size}, but must be positive"
+        yield f"size is {artifact.size}, but must be positive"
     if not artifact.name or not artifact.version:
-        return "name and version must not be empty"
+        yield "name and version must not be empty"
     if not _FILE.fullmatch(artifact.file):
-        return f"file is {json.dumps(artifact.file)}, which is not a plain relative path"
+        yield f"file is {json.dumps(artifact.file)}, which is not a plain relative path"
     if artifact.kind != "deb" and "/" in artifact.file:
-        return f"file is {json.dumps(artifact.file)}, but must be a file name"
+        yield f"file is {json.dumps(artifact.file)}, but must be a file name"
+    if not _INDEX[artifact.kind].fullmatch(artifact.index):
+        yield f"index is {json.dumps(artifact.index)}, which no {artifact.kind} comes from"
     if artifact.uploaded is not None and not _TIME.fullmatch(artifact.uploaded):
-        return f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
-    return None
+        yield f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
 
 
 def _error(id: str, message: str, path: Path, *, hint: str | None = None) -> EnvbuildError:
     ref = f"{path.parent.parent.name}:{path.parent.name}"
     return EnvbuildError(
-        id, message, hint=hint or f"Write it with `envbuild lock {ref}`, or take the committed one from version control.",
-        exit=Exit.INPUT, where=str(path),
+        id, message, exit=Exit.INPUT, where=str(path),
+        hint=hint or f"Write it with `envbuild lock {ref}`, or take the committed one from version control.",
     )  # fmt: skip

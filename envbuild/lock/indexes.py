@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import tempfile
@@ -14,10 +15,10 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import pipconfig
 from envbuild.lock.python import uv
 
-_DEBIAN_SUITES = {
-    "bookworm", "trixie", "forky", "duke", "bullseye", "sid",
-    "stable", "oldstable", "oldoldstable", "testing", "unstable",
-}  # fmt: skip
+_DEBIAN_SUITE = re.compile(
+    r"(bullseye|bookworm|trixie|forky|duke|sid|oldoldstable|oldstable|stable|testing|unstable)"
+    r"([-/](updates|security|backports|backports-sloppy|proposed-updates))*"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +111,7 @@ def _debian_mirrors(environ: Mapping[str, str]) -> tuple[str | None, str | None]
     found: dict[bool, str] = {}
     for line in _apt_targets().splitlines():
         address, _, suite = line.strip().rpartition(" ")
-        name = suite.removesuffix("/updates").split("-")[0]
-        if name in _DEBIAN_SUITES and urlsplit(address).scheme in ("http", "https", "file"):
+        if _DEBIAN_SUITE.fullmatch(suite) and urlsplit(address).scheme in ("http", "https", "file"):
             found.setdefault("security" in suite, address.rstrip("/"))
     return found.get(False), security or found.get(True)
 

@@ -18,10 +18,10 @@ class PipConfig:
     proxy: str | None = None
 
 
-def read(environ: Mapping[str, str]) -> PipConfig:
+def read(environ: Mapping[str, str], *, system: Path = Path("/etc/pip.conf")) -> PipConfig:
     """Files first, from the system's to the environment's own, then ``PIP_*`` variables, which win."""
     values: dict[str, str] = {}
-    for path in _files(environ):
+    for path in _files(environ, system):
         values.update(_file(path))
     for key in ("index-url", "cert", "proxy"):
         text = environ.get("PIP_" + key.upper().replace("-", "_"), "").strip()
@@ -30,14 +30,14 @@ def read(environ: Mapping[str, str]) -> PipConfig:
     return PipConfig(index_url=values.get("index-url"), cert=values.get("cert"), proxy=values.get("proxy"))
 
 
-def _files(environ: Mapping[str, str]) -> Iterator[Path]:
+def _files(environ: Mapping[str, str], system: Path) -> Iterator[Path]:
     chosen = environ.get("PIP_CONFIG_FILE")
     if chosen == "/dev/null":
         return
     for folder in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":"):
         if folder:
             yield Path(folder) / "pip" / "pip.conf"
-    yield Path("/etc/pip.conf")
+    yield system
     home = environ.get("HOME")
     if home:
         yield Path(home) / ".pip" / "pip.conf"

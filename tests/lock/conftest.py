@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from lockworld import DebianArchive, Keys, PythonIndex, World, handler, serve
+from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
 
 from envbuild.lock import Indexes, Lock, resolve
 from envbuild.progress import SilentProgress
@@ -120,7 +119,7 @@ def fill_debian(debian: DebianArchive) -> None:
 def world(keys: Keys) -> Iterator[World]:
     """The servers, filled; a test changes what it wants and publishes Debian's indexes again."""
     cell: list[World] = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(cell))
+    server = Server(("127.0.0.1", 0), handler(cell))
     made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
     cell.append(made)
     fill_index(made.index)

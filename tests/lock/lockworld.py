@@ -147,7 +147,7 @@ class PythonIndex:
         return self.metadata and item.name.endswith(".whl")
 
     def _metadata_hash(self, item: Served) -> str:
-        return hashlib.sha256(self.beside(item)).hexdigest()
+        return hashlib.sha256(self.beside(item) + (b"changed" if self.wrong_metadata else b"")).hexdigest()
 
     def beside(self, item: Served) -> bytes:
         with zipfile.ZipFile(io.BytesIO(item.data)) as archive:
@@ -255,6 +255,15 @@ class World:
         return f"{self.address}/simple"
 
 
+class Server(ThreadingHTTPServer):
+    """A server that does not mind when a client goes away."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: the client had enough."""
+
+
 def serve(world: World) -> None:
     """Answer requests on threads until the server is shut down."""
     threading.Thread(target=world.server.serve_forever, daemon=True, kwargs={"poll_interval": 0.05}).start()
@@ -306,7 +315,7 @@ def handler(world_of: list[World]) -> type[BaseHTTPRequestHandler]:
                 return self._send(None, "", body=body)
             data = served.data
             if name.endswith(".metadata"):
-                data = index.beside(served) + (b"X: changed\n" if index.wrong_metadata else b"")
+                data = index.beside(served)
             wanted = self.headers.get("Range")
             if wanted and index.ranges:
                 first, last = wanted.removeprefix("bytes=").split("-")

@@ -75,7 +75,7 @@ def no_wheel(recipe: Recipe, name: str, version: str) -> EnvbuildError:
     target = f"CPython {recipe.python.version} on {uv.PLATFORM}"
     return EnvbuildError(
         "no-wheel", f"{name} {version} has no wheel for {target}", exit=Exit.INPUT, where=_where(recipe, name),
-        hint="Pin another version, or build a wheel and put it on an index of your own: only DeepSpeed is compiled here.",
+        hint="Pin another version, or put a wheel on an index of your own: only DeepSpeed is compiled here.",
     )  # fmt: skip
 
 

@@ -74,7 +74,6 @@ class Question:
     find_links: Path | None = None
     omit: Sequence[str] = ()
     dependencies: bool = True
-    builds: bool = False
 
 
 class Unsolvable(Exception):
@@ -89,9 +88,9 @@ def solve(question: Question, environ: Mapping[str, str]) -> list[Package]:
     """Ask uv.
 
     Raises:
-        Unsolvable: no set of versions fits.
+        Unsolvable: no set of versions fits, or uv does not take the requirements.
         NotDated: the index has no upload times and ``before`` is given.
-        EnvbuildError: exit 4, the index cannot be read; exit 1 never: anything else that uv says is exit 3.
+        EnvbuildError: exit 4, the index cannot be read; exit 5, it serves other bytes than it says.
     """
     with tempfile.TemporaryDirectory(prefix="envbuild-uv-") as name:
         folder = Path(name)
@@ -137,11 +136,9 @@ def _common() -> list[str]:
 
 def _arguments(question: Question) -> list[str]:
     arguments = [
-        *_common(), "--format", "pylock.toml", "--no-header", "--no-annotate",
+        *_common(), "--format", "pylock.toml", "--no-header", "--no-annotate", "--only-binary", ":all:",
         "--constraints", "constraints.txt", "--python-version", question.python, "--python-platform", PLATFORM,
     ]  # fmt: skip
-    if not question.builds:
-        arguments += ["--only-binary", ":all:"]
     if question.before:
         arguments += ["--exclude-newer", question.before]
     if question.find_links:
@@ -199,6 +196,11 @@ def _failure(stderr: str, *, dated: bool) -> Exception:
     text = _CREDENTIALS.sub("", stderr).strip()
     if dated and "missing an upload date" in text:
         return NotDated()
+    if "Hash mismatch" in text:
+        return EnvbuildError(
+            "wrong-hash", f"Python's index serves other bytes than it says:\n{_condensed(text)}",
+            hint="Something between here and the index changes files: check mirrors and proxies.", exit=Exit.VERIFY,
+        )  # fmt: skip
     if _REFUSED.search(text):
         return EnvbuildError(
             "index-refused", f"Python's index wants credentials:\n{_condensed(text)}",
