@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +116,12 @@ def _compile(
     )
     with log.open("wb") as output:
         status = sandbox.run(
-            Rootfs(lowers=(base_root,)), command, stdout=output, stderr=output, timeout=_TIMEOUT
+            Rootfs(lowers=(base_root,)),
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            timeout=_TIMEOUT,
         )
     wheels = sorted((build / "out").glob("*.whl"))
     if status or len(wheels) != 1:
@@ -138,8 +144,8 @@ def environment(inputs: Inputs, jobs: int) -> dict[str, str]:
         "HOME": "/build/home",
         "LC_ALL": "C.UTF-8",
         "LDFLAGS": "-Wl,--build-id=none",
-        "MAX_JOBS": str(jobs),
-        "NVCC_APPEND_FLAGS": f"--threads {jobs}",
+        "MAX_JOBS": str(max(1, jobs)),
+        "NVCC_APPEND_FLAGS": f"--threads {max(1, jobs)}",
         "PATH": f"{VENV}/bin:/usr/bin:/bin",
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
@@ -162,18 +168,28 @@ def _lay_out(
     (venv / "pyvenv.cfg").write_text("home = /usr/bin\ninclude-system-site-packages = false\n")
     unpack_sdist(inputs.source.basename, store.artifact(inputs.source.sha256), build / "src")
     tools = {name: (tool, store.artifact(tool.sha256)) for name, tool in inputs.tools.items()}
+    stop = threading.Event()
     with (
         progress.task("unpack torch and the CUDA compiler") as task,
         ThreadPoolExecutor(max(1, jobs)) as pool,
     ):
-        largest_first = sorted(inputs.site, key=lambda wheel: -wheel.size)
-        futures = [
-            pool.submit(unpack_wheel, wheel.basename, store.artifact(wheel.sha256), site, task.advance)
-            for wheel in largest_first
-        ]
-        futures.insert(0, pool.submit(lay_out, inputs.pieces, tools, build / "cuda"))
-        for future in futures:
-            future.result()
+
+        def advance(amount: int) -> None:
+            if stop.is_set():
+                raise CancelledError
+            task.advance(amount)
+
+        futures = [pool.submit(lay_out, inputs.pieces, tools, build / "cuda")]
+        for wheel in sorted(inputs.site, key=lambda wheel: -wheel.size):
+            path = store.artifact(wheel.sha256)
+            futures.append(pool.submit(unpack_wheel, wheel.basename, path, site, advance))
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _known(store: Store, key: str, source: Artifact) -> Artifact | None:
