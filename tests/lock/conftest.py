@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
 
 from envbuild.lock import Indexes, Lock, resolve
+from envbuild.lock.python.uv import index_urls
 from envbuild.progress import SilentProgress
 from envbuild.recipe import Ref, load_recipe
 from envbuild.store import Http, Store
@@ -131,9 +133,18 @@ def world(keys: Keys) -> Iterator[World]:
     server.server_close()
 
 
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """uv's cache once it knows this Python, without any index in it."""
+    folder = tmp_path_factory.mktemp("uv")
+    index_urls({"PATH": os.environ["PATH"], "HOME": str(folder), "UV_CACHE_DIR": str(folder / "cache")})
+    return folder / "cache"
+
+
 @pytest.fixture
-def environ(world: World, tmp_path: Path) -> dict[str, str]:
+def environ(world: World, tmp_path: Path, warm_cache: Path) -> dict[str, str]:
     """An environment in which only the world is known."""
+    shutil.copytree(warm_cache, tmp_path / "uv-cache")
     return {
         "PATH": os.environ["PATH"], "HOME": str(tmp_path), "UV_CACHE_DIR": str(tmp_path / "uv-cache"),
         "PIP_CONFIG_FILE": "/dev/null", "XDG_CONFIG_DIRS": str(tmp_path), "UV_HTTP_RETRIES": "0",
