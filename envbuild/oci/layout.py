@@ -17,6 +17,7 @@ from envbuild.oci import digest as digests
 from envbuild.oci.descriptor import INDEX, Descriptor
 from envbuild.oci.disk import (
     FileLock,
+    Writeback,
     guarded,
     new_file,
     present,
@@ -74,10 +75,12 @@ class BlobWriter:
             raise storage_error(error, self._blobs) from error
         self._hasher.update(data)
         self._size += len(data) if isinstance(data, bytes) else data.nbytes
+        self._writeback.reached(self._size)
 
     def __enter__(self) -> BlobWriter:
         with guarded(self._work):
             self._file = new_file(self._work)
+            self._writeback = Writeback(self._file.handle)
             self._stream = open(self._file.handle, "wb", buffering=_BUFFER, closefd=False)
         return self
 
@@ -114,6 +117,11 @@ class Layout:
         self._blobs = root / "blobs" / "sha256"
         self._work = root / _WORK
         self._index = root / "index.json"
+
+    @property
+    def blob_folder(self) -> Path:
+        """The folder of the blobs, named by the hex digits of their sha256."""
+        return self._blobs
 
     @classmethod
     def create(cls, root: Path) -> Layout:

@@ -14,7 +14,7 @@ from pathlib import Path
 from envbuild.oci.digest import of_bytes
 from envbuild.oci.disk import guarded, try_lock
 from envbuild.oci.layout import Layout
-from envbuild.progress import Progress
+from envbuild.progress import Progress, Task
 from envbuild.store.store import Store
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -73,35 +73,49 @@ def collect(
         store.sweep()
         blobs, diff_ids = _reachable(store.layout, keep.digests)
         roots = {_bare(digest) for digest in (*keep.roots, *diff_ids)}
-        gone: set[str] = set()
-        freed = 0
-        counts = {"blobs": 0, "artifacts": 0, "roots": 0}
-        for digest in list(store.layout.blobs()):
-            task.advance(1)
-            if digest not in blobs:
-                freed += store.layout.remove(digest)
-                gone.add(_bare(digest))
-                counts["blobs"] += 1
-        artifacts = {_bare(sha256) for sha256 in keep.artifacts}
-        for path in _entries(store.root / "artifacts" / "sha256"):
-            task.advance(1)
-            if path.name not in artifacts:
-                freed += _unlink(path)
-                gone.add(path.name)
-                counts["artifacts"] += 1
-        for path in _entries(store.partial):
-            if path.name.split(".")[0] not in artifacts and "sha256:" + path.name.split(".")[0] not in blobs:
-                freed += _unlink(path)
-        for path in _entries(store.roots):
-            task.advance(1)
-            if path.name not in roots:
-                freed += _folder_size(path)
-                with guarded(path):
-                    remove_root(path)
-                counts["roots"] += 1
-        records = _forget(store.root / "cache", gone)
+        kept = {_bare(digest) for digest in blobs} | {_bare(sha256) for sha256 in keep.artifacts}
+        blob_names, blob_bytes = _remove_files(store.layout.blob_folder, kept, task)
+        names, artifact_bytes = _remove_files(store.root / "artifacts" / "sha256", kept, task)
+        _, partial_bytes = _remove_files(store.partial, kept, task)
+        root_count, root_bytes = _remove_roots(store.roots, roots, remove_root, task)
+        records = _forget(store.root / "cache", blob_names | names)
         _drop_locks(store.root / "locks")
-        return Freed(records=records, bytes=freed, **counts)
+        return Freed(
+            artifacts=len(names),
+            blobs=len(blob_names),
+            roots=root_count,
+            records=records,
+            bytes=blob_bytes + artifact_bytes + partial_bytes + root_bytes,
+        )
+
+
+def _remove_files(folder: Path, kept: set[str], task: Task) -> tuple[set[str], int]:
+    """Remove the files whose name up to the first dot is not in ``kept``; their names, and the bytes."""
+    names: set[str] = set()
+    freed = 0
+    for path in _entries(folder):
+        task.advance(1)
+        if path.name.split(".")[0] not in kept:
+            with guarded(path):
+                freed += path.stat().st_size
+                path.unlink()
+            names.add(path.name)
+    return names, freed
+
+
+def _remove_roots(
+    folder: Path, kept: set[str], remove: Callable[[Path], None], task: Task
+) -> tuple[int, int]:
+    """Remove the roots that are not in ``kept``; how many, and the bytes."""
+    count = freed = 0
+    for path in _entries(folder):
+        task.advance(1)
+        if path.name not in kept:
+            freed += _folder_size(path)
+            with guarded(path):
+                remove(path)
+            count += 1
+    return count, freed
 
 
 def _reachable(layout: Layout, kept: Iterable[str]) -> tuple[set[str], set[str]]:
@@ -157,13 +171,6 @@ def _bare(digest: str) -> str:
 def _entries(folder: Path) -> list[Path]:
     with guarded(folder):
         return sorted(folder.iterdir())
-
-
-def _unlink(path: Path) -> int:
-    with guarded(path):
-        size = path.stat().st_size
-        path.unlink()
-    return size
 
 
 def _folder_size(folder: Path) -> int:

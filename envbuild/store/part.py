@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from envbuild.oci.digest import CHUNK
-from envbuild.oci.disk import guarded, publish, storage_error, write_file
+from envbuild.oci.disk import Writeback, guarded, publish, storage_error, write_file
 
 
 class Part:
@@ -32,6 +32,7 @@ class Part:
             while chunk := os.pread(self._handle, CHUNK, self.offset):
                 self._hasher.update(chunk)
                 self.offset += len(chunk)
+        self._writeback = Writeback(self._handle)
 
     @property
     def sha256(self) -> str:
@@ -71,12 +72,14 @@ class Part:
             raise storage_error(error, self.path) from error
         self._hasher.update(data)
         self.offset += len(data)
+        self._writeback.reached(self.offset)
 
     def restart(self) -> None:
         """Drop what has come."""
         with guarded(self.path):
             os.ftruncate(self._handle, 0)
         self._hasher = hashlib.sha256()
+        self._writeback = Writeback(self._handle)
         self.offset = 0
         self._forget()
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -34,6 +36,22 @@ class Handler(BaseHTTPRequestHandler):
                 self.serve(data)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
+
+    def do_CONNECT(self) -> None:
+        """A proxy's tunnel: every host is the server at ``tunnel``."""
+        owner = self.server
+        owner.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+        if owner.tunnel is None:
+            self.answer(403, b"")
+            return
+        with socket.create_connection(("127.0.0.1", owner.tunnel)) as far:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=_pump, args=(far, self.connection))
+            back.start()
+            _pump(self.connection, far)
+            back.join()
+        self.close_connection = True
 
     def answer(self, status: int, body: bytes, **headers: str) -> None:
         self.send_response(status)
@@ -68,6 +86,14 @@ class Handler(BaseHTTPRequestHandler):
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
+
+
+def _pump(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+    with suppress(OSError):
+        sink.shutdown(socket.SHUT_WR)
 
 
 Fault = Callable[[Handler, bytes], None]
@@ -164,6 +190,7 @@ class FaultyServer(ThreadingHTTPServer):
         self.guard = threading.Lock()
         self.closing = threading.Event()
         self.pause = 0.0
+        self.tunnel: int | None = None
         self.url = f"http://{address}:{self.server_port}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 

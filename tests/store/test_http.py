@@ -202,7 +202,7 @@ def test_a_proxy_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a private authority (ca.pem) and a certificate of 127.0.0.1 (server.pem)."""
+    """A folder with a private authority (ca.pem) and a certificate of the server (server.pem)."""
     folder = tmp_path_factory.mktemp("authority")
 
     def openssl(*arguments: str) -> None:
@@ -210,7 +210,15 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     new = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "3650"]
     openssl(*new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=Test authority")
-    signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-addext", "subjectAltName=IP:127.0.0.1", "-addext"]
+    signed = [
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:files.example.invalid",
+        "-addext",
+    ]
     openssl(
         *new,
         "-keyout",
@@ -244,6 +252,28 @@ def test_a_private_authority_is_trusted_when_named(
     tmp_path: Path, authority: Path, secure: str, variable: str
 ) -> None:
     assert client(tmp_path, **{variable: str(authority / "ca.pem")}).get(f"{secure}/a") == b"over tls"
+
+
+def test_tls_goes_through_the_proxy_and_is_checked(
+    tmp_path: Path, authority: Path, secure: str, server: FaultyServer
+) -> None:
+    server.tunnel = int(secure.rsplit(":", 1)[1])
+    proxy = f"http://pat:word@127.0.0.1:{server.server_port}"
+    address = FAR.replace("http:", "https:") + "/a"
+    assert (
+        client(tmp_path, https_proxy=proxy, SSL_CERT_FILE=str(authority / "ca.pem")).get(address)
+        == b"over tls"
+    )
+    assert server.requests[0][0] == "files.example.invalid:443"
+    assert server.requests[0][1]["proxy-authorization"] == basic("pat", "word")
+    with pytest.raises(EnvbuildError, match="certificate that is not trusted"):
+        client(tmp_path, https_proxy=proxy).get(address)
+
+
+def test_a_proxy_that_refuses_is_named_as_the_cause(tmp_path: Path, server: FaultyServer) -> None:
+    with pytest.raises(EnvbuildError, match=r"through the proxy \(.*403") as caught:
+        client(tmp_path, https_proxy=server.url).get(FAR.replace("http:", "https:") + "/a")
+    assert "https_proxy" in caught.value.hint
 
 
 def test_an_explicit_bundle_wins(tmp_path: Path, authority: Path, secure: str) -> None:
