@@ -28,7 +28,7 @@ NAME = "base"
 REVISION = 1
 """Part of the cache key: a change here, in ``base_tree`` or in ``base_pack`` that changes bytes needs a new one."""
 
-_LEVEL = 6
+_LEVEL = 5
 _CHUNK = 64 << 20
 """The tar is compressed in pieces of this size (bytes), a gzip member each, so that all cores help."""
 
@@ -132,6 +132,13 @@ def _build(
             task.advance(1)
     packages.sort(key=lambda deb: deb.name)
     first = essential(packages)
+    if "dpkg" not in {deb.name for deb in first}:
+        raise EnvbuildError(
+            "base-not-debian",
+            f"the lock's {len(packages)} Debian packages do not contain dpkg, which installs them",
+            hint="lock the recipe again (`envbuild lock REF`), or start from an image: --base IMAGE@sha256:…",
+            exit=Exit.INPUT,
+        )
     root = work / "root"
     with progress.task("unpack essential packages", total=len(first), unit="packages") as task:
         arguments = {"root": str(root), "essential": [str(deb.path.absolute()) for deb in first]}
@@ -167,16 +174,17 @@ def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: 
         if "base-passwd" in places:
             dpkg("--force-depends", "--install", places["base-passwd"])
         rest = [place for name, place in places.items() if name != "base-passwd"]
-        unpacked = dpkg("--force-depends", "--unpack", *rest)
         # A script may need a package that is configured after it: then a later pass succeeds.
-        configured = any(dpkg("--configure", "-a") == 0 for _ in range(_PASSES))
-    if unpacked or not configured:
-        raise EnvbuildError(
-            "base-not-configured",
-            f"dpkg could not install the locked packages; its last lines:\n{tail(log, 40)}".rstrip(),
-            hint="the set of packages is not complete: lock the recipe again (`envbuild lock`)",
-            exit=Exit.INPUT,
-        )
+        if dpkg("--force-depends", "--unpack", *rest) == 0 and any(
+            dpkg("--configure", "-a") == 0 for _ in range(_PASSES)
+        ):
+            return
+    raise EnvbuildError(
+        "base-not-configured",
+        f"dpkg could not install the locked packages; its last lines:\n{tail(log)}",
+        hint="the locked set of packages is not complete: lock the recipe again (`envbuild lock REF`)",
+        exit=Exit.INPUT,
+    )
 
 
 def _pack(work: Path, sandbox: Sandbox, store: Store, progress: Progress, jobs: int) -> Layer:

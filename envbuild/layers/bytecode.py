@@ -29,7 +29,7 @@ from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
 
-_LEVEL = 6
+_LEVEL = 4
 _UNIT = 1 << 20
 """Sources are compiled in runs of about this many bytes, a gzip member each: part of the layer's bytes."""
 
