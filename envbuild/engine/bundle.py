@@ -89,7 +89,7 @@ def config(
             "noNewPrivileges": True,
         },
         "root": {"path": "rootfs", "readonly": False},
-        "hostname": "envbuild",
+        "hostname": ready.hostname,
         "mounts": [*_system_mounts(command, user_namespace=user_namespace), *_own_mounts(ready)],
         "linux": {
             "namespaces": [{"type": kind} for kind in _namespaces(command)],

@@ -76,15 +76,15 @@ class OciRuntime:
 
     def run(self, image: ImageRef, command: RunCommand, streams: Streams = INHERITED) -> int:
         """Run a command; its exit status (128 + n after signal n). Error: ``runtime-refused`` (exit 7)."""
-        ready = self._roots.prepare(image, command, self.passes)
         user_namespace = self._roots.sandbox.maps is not None
-        document = config(
-            ready,
-            command,
-            devices=tuple(Device.of(path) for path in ready.devices),
-            user_namespace=user_namespace,
-        )
         with self._roots.store.scratch("oci-run") as bundle:
+            ready = self._roots.prepare(image, command, self.passes, bundle)
+            document = config(
+                ready,
+                command,
+                devices=tuple(Device.of(path) for path in ready.devices),
+                user_namespace=user_namespace,
+            )
             (bundle / "rootfs").mkdir()
             (bundle / "config.json").write_text(json.dumps(document))
             arguments = {

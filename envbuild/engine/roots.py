@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_MEMLOCK, getrlimit, setrlimit
+from socket import gethostname
 
 from envbuild.engine.gpus import Driver, find_driver, with_libraries
 from envbuild.engine.model import ImageRef, Mount, RunCommand, not_loaded, process_argv, process_env
@@ -23,6 +24,7 @@ from envbuild.sandbox.unpack import root_name, unpack_layers
 from envbuild.store import Store
 
 _WHERE = "the store's folder of unpacked layers"
+_HOSTNAME = "envbuild"
 _NETWORK_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
 
@@ -35,6 +37,7 @@ class Prepared:
     env: Mapping[str, str]
     cwd: str
     user: User
+    hostname: str
     mounts: tuple[Mount, ...]
     devices: tuple[str, ...]
 
@@ -78,14 +81,20 @@ class Roots:
         for name in names:
             image.layout.tag(name, Descriptor(media_type=MANIFEST, digest=image.manifest, size=size))
 
-    def prepare(self, image: ImageRef, command: RunCommand, passes: Mapping[str, str]) -> Prepared:
-        """Look everything up. Errors: ``image-not-loaded``, ``no-such-user``, ``no-gpus``, ``bad-mount``."""
+    def prepare(
+        self, image: ImageRef, command: RunCommand, passes: Mapping[str, str], folder: Path
+    ) -> Prepared:
+        """Look everything up; ``folder`` takes files that are made for the container.
+
+        Errors: ``image-not-loaded``, ``no-such-user``, ``no-gpus``, ``bad-mount``.
+        """
         if not self.has(image):
             raise not_loaded(image, _WHERE)
         lowers = self._lowers(image)
         user = find_user(image.text("User") if command.user is None else command.user, lowers)
         env = process_env(image, command, passes, user.home)
-        mounts = [*command.mounts, *(_network_files() if command.network else ())]
+        hostname = gethostname() if command.network else _HOSTNAME
+        mounts = [*command.mounts, *(_network_files() if command.network else [_hosts(folder)])]
         devices: tuple[str, ...] = ()
         if command.gpus:
             driver: Driver = find_driver()
@@ -100,6 +109,7 @@ class Roots:
             env=env,
             cwd=command.workdir or image.text("WorkingDir") or "/",
             user=user,
+            hostname=hostname,
             mounts=tuple(mounts),
             devices=devices,
         )
@@ -126,6 +136,14 @@ def _network_files() -> tuple[Mount, ...]:
     """The host's resolver settings: with the host's network the container needs the host's names."""
     found = [(Path(os.path.realpath(name)), name) for name in _NETWORK_FILES]
     return tuple(Mount(source=source, target=target) for source, target in found if source.is_file())
+
+
+def _hosts(folder: Path) -> Mount:
+    """Without a network the container must still resolve its own name: NCCL and gloo ask for it."""
+    path = folder / "hosts"
+    path.write_text(f"127.0.0.1 localhost {_HOSTNAME}\n::1 localhost\n")
+    path.chmod(0o644)
+    return Mount(source=path, target="/etc/hosts")
 
 
 def _check_mount(mount: Mount) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from subprocess import DEVNULL
 
 from envbuild.engine.model import INHERITED, ImageRef, RunCommand, Streams, passed_on, timed_out
-from envbuild.engine.roots import Roots, memory_locks_allowed
+from envbuild.engine.roots import Prepared, Roots, memory_locks_allowed
 from envbuild.errors import EnvbuildError
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs
@@ -47,26 +47,12 @@ class SandboxEngine:
 
     def run(self, image: ImageRef, command: RunCommand, streams: Streams = INHERITED) -> int:
         """Run a command; its exit status (128 + n after signal n)."""
-        ready = self._roots.prepare(image, command, self.passes)
-        inner = Command(
-            argv=ready.argv,
-            env=ready.env,
-            cwd=ready.cwd,
-            uid=ready.user.uid,
-            gid=ready.user.gid,
-            binds=tuple(
-                Bind(source=mount.source, target=mount.target, read_only=mount.read_only)
-                for mount in ready.mounts
-            ),
-            network=command.network,
-            devices=ready.devices,
-            shm_size=command.shm_size,
-        )
         try:
-            with memory_locks_allowed():
+            with self._roots.store.scratch("sandbox-run") as folder, memory_locks_allowed():
+                ready = self._roots.prepare(image, command, self.passes, folder)
                 return self._roots.sandbox.run(
                     Rootfs(lowers=ready.lowers),
-                    inner,
+                    _command(ready, command),
                     stdin=streams.stdin if command.interactive else DEVNULL,
                     stdout=streams.stdout,
                     stderr=streams.stderr,
@@ -76,3 +62,20 @@ class SandboxEngine:
             if error.id == "sandbox-timeout":
                 raise timed_out(command) from error
             raise
+
+
+def _command(ready: Prepared, command: RunCommand) -> Command:
+    return Command(
+        argv=ready.argv,
+        env=ready.env,
+        cwd=ready.cwd,
+        uid=ready.user.uid,
+        gid=ready.user.gid,
+        binds=tuple(
+            Bind(source=item.source, target=item.target, read_only=item.read_only) for item in ready.mounts
+        ),
+        network=command.network,
+        hostname=ready.hostname,
+        devices=ready.devices,
+        shm_size=command.shm_size,
+    )

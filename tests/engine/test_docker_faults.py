@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -27,10 +28,14 @@ Make = Callable[..., ImageRef]
 
 
 class Daemon:
-    """A dockerd with its own folder and socket. Starting one needs root."""
+    """A dockerd with its own folder, socket and bridge. Starting one needs root.
+
+    (Not ``--bridge=none``: that removes the bridge of the machine's own engine.)
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.bridge = "ebd" + secrets.token_hex(4)
         self.environ = {"DOCKER_HOST": f"unix://{folder}/s"}
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -45,7 +50,12 @@ class Daemon:
                 f"--exec-root={self.folder}/exec",
                 f"--pidfile={self.folder}/pid",
             ]
-            + ["--iptables=false", "--ip6tables=false", "--bridge=none", f"--host=unix://{self.folder}/s"],
+            + [
+                "--iptables=false",
+                "--ip6tables=false",
+                f"--bridge={self.bridge}",
+                f"--host=unix://{self.folder}/s",
+            ],
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -75,13 +85,19 @@ class Daemon:
         return done.stdout.strip()
 
 
+def link(*argv: str) -> None:
+    subprocess.run(["busybox", "ip", "link", *argv], check=True)
+
+
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
     if os.environ.get("ENVBUILD_TEST_NO_DOCKER") == "1":
         pytest.skip("ENVBUILD_TEST_NO_DOCKER=1: no Docker engine on this machine, by the caller's word")
     folder = Path(tempfile.mkdtemp(prefix="ebd-"))
     made = Daemon(folder)
+    link("add", "name", made.bridge, "type", "bridge")
     yield made
+    link("delete", made.bridge)
     if made.process is not None and made.process.poll() is None:
         made.process.terminate()
         made.process.wait()
@@ -153,7 +169,8 @@ def test_an_engine_killed_under_a_container(daemon: Daemon, make_image: Make) ->
 def test_an_engine_that_does_not_reach_our_loopback_gets_the_archive(
     daemon: Daemon, make_image: Make
 ) -> None:
-    engine = daemon.start("unshare", "--net")
+    inside = f'busybox ip link add name {daemon.bridge} type bridge && exec "$@"'
+    engine = daemon.start("unshare", "--net", "sh", "-c", inside, "sh")
     image = make_image()
     progress = OnFirstAdvance(lambda: None)
     engine.load(image, progress)

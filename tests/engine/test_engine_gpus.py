@@ -127,12 +127,19 @@ def test_the_loaders_path_keeps_what_the_image_set() -> None:
     assert with_libraries({})["LD_LIBRARY_PATH"] == LIBRARY_FOLDER
 
 
+def is_system_library(word: str) -> bool:
+    """A path in ldd's output, but none of the driver's: those must come from the engine."""
+    return word.startswith("/") and not word.endswith(":") and "nvidia" not in word and "libcuda" not in word
+
+
 def python_layer(layout: Layout) -> tuple[object, str]:
     """A layer with this machine's Python, its standard library and what they are linked against."""
     binary = os.path.realpath(sys.executable)
     library = sysconfig.get_path("stdlib")
     files: tinyimage.Files = {}
-    linked = [binary, *map(str, Path(library, "lib-dynload").glob("_ctypes*.so"))]
+    driver = find_driver()
+    own = [str(path) for path in (driver.smi, *driver.libraries.values()) if path is not None]
+    linked = [binary, *own, *map(str, Path(library, "lib-dynload").glob("_ctypes*.so"))]
     for path in linked:
         words = subprocess.run(["ldd", path], capture_output=True, text=True, check=True).stdout.split()
         files |= {word.lstrip("/"): Path(word).read_bytes() for word in words if word.startswith("/")}

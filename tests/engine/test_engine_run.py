@@ -158,6 +158,14 @@ def test_no_network_leaves_loopback_only(run: Run, make_image: Make) -> None:
     assert "127.0.0.1" in out
 
 
+def test_the_containers_own_name_resolves(run: Run, make_image: Make, engine: Engine) -> None:
+    _status, out, err = run(make_image(), "sh", "-c", "cat /etc/hosts; echo name $(hostname)")
+    name = out.rsplit("name ", 1)[1].strip()
+    if engine.name != "docker":  # Docker leaves a container without network without an address for its name
+        assert name == "envbuild", err
+        assert any(name in line.split() for line in out.splitlines() if line.startswith("127.0.0.1"))
+
+
 def test_network_when_asked(run: Run, make_image: Make) -> None:
     out = run(make_image(), "sh", "-c", "ip -o addr; cat /etc/resolv.conf", network=True)[1]
     assert [line for line in out.splitlines() if " inet " in line and "127.0.0.1" not in line], out

@@ -17,7 +17,7 @@ from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 
 MTIME = 1577836800
-APPLETS = "sh cat env id ls echo printf sleep true false mount df pwd wc head tail dd stat ip tr sort touch mkdir kill"
+APPLETS = "sh cat env id ls echo sleep true df pwd wc head tail stat ip tr sort touch mkdir kill hostname"
 Files = dict[str, bytes | str]
 
 
