@@ -130,25 +130,27 @@ def run_ranks(
                     stderr=subprocess.STDOUT,
                 )
             )
-    _wait(processes)
-    return [
-        _judge(rank, process.returncode, read_result(results[rank]), logs[rank])
-        for rank, process in sorted(enumerate(processes), key=lambda pair: _order(pair[1].returncode))
-    ]
+    first = _wait(processes)
+    order = sorted(range(world), key=lambda rank: rank != first)
+    answers = {
+        rank: _judge(rank, processes[rank].returncode, read_result(results[rank]), logs[rank])
+        for rank in order
+    }
+    return [answers[rank] for rank in range(world)]
 
 
-def _order(code: int) -> int:
-    """A rank that crashed by itself comes before the ones that were ended because of it."""
-    return {0: 2, -9: 1, -15: 1}.get(code, 0)
-
-
-def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
-    """Wait for all; once one has failed, end the others after a moment."""
-    deadline: float | None = None
-    while any(process.poll() is None for process in processes):
-        if deadline is None and any(process.returncode not in (None, 0) for process in processes):
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """Wait for all; once one has failed, end the others after a moment. Returns the rank that failed first."""
+    first: int | None = None
+    deadline = 0.0
+    while True:
+        codes = [process.poll() for process in processes]
+        if first is None and any(codes):
+            first = next(rank for rank, code in enumerate(codes) if code)
             deadline = time.monotonic() + GRACE
-        if deadline is not None and time.monotonic() > deadline:
+        if None not in codes:
+            return first
+        if first is not None and time.monotonic() > deadline:
             for process in processes:
                 process.kill()
         time.sleep(0.05)

@@ -38,7 +38,7 @@ def read_elf(path: Path) -> Elf:
     data = path.read_bytes()
     try:
         return _parse(data)
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, OverflowError, UnicodeDecodeError) as error:
         raise NotElf(f"{path.name} is damaged: {error}") from error
 
 

@@ -134,7 +134,7 @@ def operator_error(make: Callable[[list[torch.Tensor], Task], Any], task: Task, 
     """
     generator = torch.Generator().manual_seed(task.seed)
     start = [torch.randn(length, generator=generator) for length in LENGTHS]
-    mine = [tensor.to(device, torch.float32).requires_grad_() for tensor in start]
+    mine = [tensor.clone().to(device).requires_grad_() for tensor in start]
     exact = [tensor.double().requires_grad_() for tensor in start]
     optimizer = make(mine, task)
     settings: dict[str, Any] = {"lr": task.lr, "betas": task.betas, "eps": task.eps}

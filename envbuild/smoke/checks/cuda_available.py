@@ -80,7 +80,7 @@ def _gpu(torch: Any, index: int) -> dict[str, Any]:
     if total != 4096.0**2:
         raise Failure(
             expected=f"GPU {index}: the sum of the first 4096 odd numbers to be {4096**2}",
-            seen=f"{total:g}",
+            seen=f"{total:.0f}",
             hint="this GPU computes wrongly: `nvidia-smi -q -d ECC`",
         )
     return {
