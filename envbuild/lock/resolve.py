@@ -63,7 +63,8 @@ def resolve(
         if python is None:
             python = PythonResolver(
                 recipe=recipe, indexes=indexes, http=http, store=store, progress=progress,
-                before=f"{date}T23:59:59Z", keep=work.versions(), upgrade=work.upgrade,
+                before=f"{date}T23:59:59Z", upgrade=work.upgrade,
+                keep=work.versions(), keep_build=work.build_versions(),
             ).run()  # fmt: skip
         base, compiler = debian.result()
     return work.lock(python, base, compiler, date)
@@ -125,9 +126,13 @@ class _Work:
         """The Python versions to stay at."""
         if self.previous is None:
             return {}
-        native = self.previous.native
-        further = (*native.toolchain, *native.build) if native else ()
-        return {item.name: item.version for item in (*further, *self.previous.python) if item.kind == "wheel"}
+        tools = self.previous.native.toolchain if self.previous.native else ()
+        return {item.name: item.version for item in (*tools, *self.previous.python) if item.kind == "wheel"}
+
+    def build_versions(self) -> dict[str, str]:
+        """The versions of the operator's build to stay at."""
+        native = self.previous.native if self.previous else None
+        return {item.name: item.version for item in native.build} if native else {}
 
     def lock(
         self, python: PythonPart, debian: tuple[Artifact, ...], compiler: Artifact | None, date: str
@@ -145,13 +150,15 @@ class _Work:
             created=_created(python, date), debian=debian, python=python.image, native=native, image=None,
         )  # fmt: skip
         old = self.previous
-        if old is None or not _same_inputs(old, lock):
+        if old is None:
             return lock
+        if native and old.native and self._same("deepspeed", "cuda") and _same_operator(old, lock):
+            native = replace(native, wheel=old.native.wheel)
+        if not _same_inputs(old, lock):
+            return replace(lock, native=native)
         if old.recipe == lock.recipe:
             return old
-        same_operator = self._same("deepspeed", "cuda")
-        kept = replace(native, wheel=old.native.wheel) if native and old.native and same_operator else native
-        return replace(lock, resolved=old.resolved, created=old.created, native=kept)
+        return replace(lock, resolved=old.resolved, created=old.created, native=native)
 
     def _same(self, *tables: str) -> bool:
         assert self.previous is not None
@@ -166,10 +173,22 @@ class _Work:
 
 
 def _same_inputs(old: Lock, new: Lock) -> bool:
-    def native(lock: Lock) -> NativeLock | None:
-        return replace(lock.native, wheel=None) if lock.native else None
+    return (old.debian, old.python, _unbuilt(old)) == (new.debian, new.python, _unbuilt(new))
 
-    return (old.debian, old.python, native(old)) == (new.debian, new.python, native(new))
+
+def _same_operator(old: Lock, new: Lock) -> bool:
+    """Whether the compiled operator has the same inputs: itself, the base, torch and the CUDA libraries."""
+
+    def torch(lock: Lock) -> list[Artifact]:
+        return [
+            item for item in lock.python if item.name == "torch" or item.name.startswith(("nvidia-", "cuda-"))
+        ]
+
+    return (old.debian, torch(old), _unbuilt(old)) == (new.debian, torch(new), _unbuilt(new))
+
+
+def _unbuilt(lock: Lock) -> NativeLock | None:
+    return replace(lock.native, wheel=None) if lock.native else None
 
 
 def _created(python: PythonPart, date: str) -> str:

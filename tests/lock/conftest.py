@@ -77,7 +77,16 @@ def fill_index(index: PythonIndex) -> None:
         "cp311-cp311-win_amd64",
     ):
         index.wheel("numpy", "2.1.0", tag=tag)
-    for name in ("setuptools", "wheel", "ninja", "packaging", "nvidia-ml-py", "hjson", "rich"):
+    for name in (
+        "setuptools",
+        "wheel",
+        "ninja",
+        "packaging",
+        "nvidia-ml-py",
+        "hjson",
+        "rich",
+        "typing-extensions",
+    ):
         index.wheel(name, "1.0")
     index.wheel("tqdm", "4.0")
     index.sdist("deepspeed", "0.19.8", ["hjson", "ninja", "torch>=2"])

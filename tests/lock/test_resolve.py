@@ -63,7 +63,7 @@ def test_the_operator_is_compiled_by_debians_nvcc_for_cuda_12(lock: Locker) -> N
         ("nvidia-cuda-toolkit", "deb", "debian/trixie/non-free"),
     ]
     assert by_name(native.toolchain)["nvidia-cuda-cccl-cu12"].version == "12.6.77"
-    assert [item.name for item in native.build] == ["packaging", "wheel"]
+    assert [item.name for item in native.build] == ["packaging", "setuptools", "typing-extensions"]
     assert (native.source.name, native.source.kind, native.wheel) == ("deepspeed", "sdist", None)
 
 
@@ -157,8 +157,33 @@ class TestLockingAgain:
         assert by_name(second.python)["numpy"].version == "2.1.0"
         assert by_name(second.python)["rich"].version == "1.0"
         assert (second.debian, second.resolved, second.image) == (first.debian, "2026-08-01", None)
+
+    def test_the_built_operator_stays_where_its_inputs_do(self, lock: Locker, world: World) -> None:
+        first = built(lock())
+        world.index.wheel("setuptools", "2.0")
+        world.index.wheel("numpy", "2.2.0")
+        second = lock(previous=first, upgrade=["setuptools", "numpy"])
+        assert by_name(second.python)["setuptools"].version == "2.0"
+        assert second.native == first.native
+        assert second.image is None
+
+    @pytest.mark.parametrize("name", ["nvidia-cuda-cccl-cu12", "debian", "nvidia-nccl-cu12"])
+    def test_the_built_operator_goes_where_an_input_of_it_moves(
+        self, lock: Locker, world: World, name: str
+    ) -> None:
+        table = 'nccl = "2.26.2"'
+        world.index.drop(f"torch-2.7.1-{CP311}.whl")
+        loose = ["nvidia-cuda-runtime-cu12", "nvidia-cudnn-cu12", "nvidia-nccl-cu12", "setuptools"]
+        world.index.wheel("torch", "2.7.1", loose, tag=CP311)
+        first = built(lock())
+        world.index.wheel("nvidia-cuda-cccl-cu12", "12.6.99")
+        world.index.wheel("nvidia-nccl-cu12", "2.27.0")
+        world.debian.add("libc6", "2.36-10")
+        world.debian.publish()
+        change = ((table, 'nccl = "2.27.0"'),) if name == "nvidia-nccl-cu12" else ()
+        second = lock(*change, previous=first, upgrade=[name])
         assert second.native is not None
-        assert second.native.wheel is None
+        assert (second.native.wheel, second.image) == (None, None)
 
     def test_upgrade_moves_the_named_package_and_no_other(self, lock: Locker, world: World) -> None:
         first = built(lock())

@@ -17,8 +17,9 @@ from envbuild.progress import Progress
 from envbuild.recipe.model import Recipe
 from envbuild.store import Http, Source, Store, Wanted, fetch
 
-BUILD = ("ninja", "packaging", "setuptools", "wheel")
-"""What DeepSpeed's build imports; only what the image does not have is locked besides it."""
+BUILD = ("packaging", "setuptools", "typing-extensions")
+"""What DeepSpeed's build imports besides torch: locked apart from the image's, so that the operator is not compiled
+again when one of them moves there."""
 
 NVCC_OF_CUDA_12 = "12.4.131"
 """The newest nvcc of CUDA 12 that Debian packages; the wheel of the same version has the headers it wants."""
@@ -39,7 +40,8 @@ _Chosen = tuple[uv.Package, uv.RemoteFile]
 
 @dataclass(slots=True, kw_only=True)
 class PythonResolver:
-    """What resolving needs. ``keep`` are versions to stay at, ``upgrade`` names that may move.
+    """What resolving needs. ``keep`` are versions to stay at (``keep_build``: of the operator's build), ``upgrade``
+    names that may move.
 
     ``before`` is the RFC 3339 cut-off for uploads; it is dropped, with a note, on an index that tells no times.
     """
@@ -51,6 +53,7 @@ class PythonResolver:
     progress: Progress
     before: str | None
     keep: Mapping[str, str]
+    keep_build: Mapping[str, str]
     upgrade: Sequence[str]
 
     def run(self) -> PythonPart:
@@ -131,9 +134,11 @@ class PythonResolver:
         return self._solve(replace(self._question(lines), dependencies=False, upgrade=self.upgrade), ())
 
     def _build(self, versions: Mapping[str, str]) -> list[_Chosen]:
-        pinned = "".join(f"{name}=={versions[name]}\n" for name in sorted(versions))
-        question = replace(self._question(BUILD), constraints=pinned, upgrade=self.upgrade)
-        return [item for item in self._solve(question, ()) if item[0].name not in versions]
+        """The build's packages: those of the lock before, or the image's versions, or the newest."""
+        question = self._question(BUILD)
+        prefer = {**versions, **self.keep_build}
+        moving = [name for name in self.upgrade if name not in versions]
+        return self._solve(replace(question, dependencies=False, prefer=prefer, upgrade=moving), ())
 
     def _question(self, lines: Sequence[str]) -> uv.Question:
         return uv.Question(

@@ -60,15 +60,13 @@ class Package:
 class Question:
     """What uv is asked. ``prefer`` are versions to keep where they still fit, ``upgrade`` the names that move.
 
-    ``before`` is the RFC 3339 time after which uploads do not count, ``constraints`` bind versions without asking
-    for packages. ``find_links`` is a folder of further
+    ``before`` is the RFC 3339 time after which uploads do not count. ``find_links`` is a folder of further
     wheels, ``omit`` names left out of the answer.
     """
 
     requirements: str
     python: str
     before: str | None = None
-    constraints: str = ""
     prefer: Mapping[str, str] = field(default_factory=dict)
     upgrade: Sequence[str] = ()
     find_links: Path | None = None
@@ -95,7 +93,6 @@ def solve(question: Question, environ: Mapping[str, str]) -> list[Package]:
     with tempfile.TemporaryDirectory(prefix="envbuild-uv-") as name:
         folder = Path(name)
         (folder / "requirements.in").write_text(question.requirements, "utf-8")
-        (folder / "constraints.txt").write_text(question.constraints, "utf-8")
         output = folder / "pylock.toml"
         if question.prefer:
             output.write_text(_preferences(question.prefer), "utf-8")
@@ -136,9 +133,15 @@ def _common() -> list[str]:
 
 def _arguments(question: Question) -> list[str]:
     arguments = [
-        *_common(), "--format", "pylock.toml", "--no-header", "--no-annotate", "--only-binary", ":all:",
-        "--constraints", "constraints.txt", "--python-version", question.python, "--python-platform", PLATFORM,
-    ]  # fmt: skip
+        *_common(),
+        "--format",
+        "pylock.toml",
+        "--no-header",
+        "--no-annotate",
+        "--only-binary",
+        ":all:",
+    ]
+    arguments += ["--python-version", question.python, "--python-platform", PLATFORM]
     if question.before:
         arguments += ["--exclude-newer", question.before]
     if question.find_links:
