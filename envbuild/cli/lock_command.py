@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 
 import click
 
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import replace_file
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.lock import Indexes, check, lock_bytes, read_lock, requirements_txt, resolve
+from envbuild.image.assemble import image_of
+from envbuild.lock import Indexes, Lock, check, lock_bytes, read_lock, requirements_txt, resolve
 from envbuild.recipe.model import Recipe
 from envbuild.store import Http
 
@@ -41,6 +43,8 @@ def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ..
         store=context.store(),
         progress=context.terminal.progress,
     )
+    if not _holds(lock):
+        lock = replace(lock, image=None)
     changed = previous is None or lock_bytes(previous) != lock_bytes(lock)
     replace_file(recipe.lock_path, lock_bytes(lock))
     replace_file(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
@@ -56,6 +60,15 @@ def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ..
         f"{recipe.lock_path}: {len(lock.debian)} Debian and {len(lock.python)} Python packages"
         + ("" if changed else ", unchanged"),
     )
+
+
+def _holds(lock: Lock) -> bool:
+    """Whether the digests that the lock names follow from its inputs, by this envbuild's plan."""
+    try:
+        image_of(lock)
+    except EnvbuildError:
+        return False
+    return True
 
 
 def _check_requirements(context: Context, recipe: Recipe) -> None:

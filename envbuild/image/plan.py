@@ -138,7 +138,7 @@ def run_config(lock: Lock) -> RunConfig:
         env["NCCL_CUMEM_HOST_ENABLE"] = "0"
     return RunConfig(
         env=env,
-        entrypoint=("/usr/bin/tini", "-g", "--"),
+        entrypoint=("/usr/bin/tini", "-s", "-g", "--"),
         cmd=("bash",),
         working_dir=WORKDIR,
         user="root",
