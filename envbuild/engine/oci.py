@@ -23,6 +23,27 @@ RUNTIMES = ("crun", "runc")
 """In order of preference: crun needs no cgroups at all."""
 
 
+def find_runtime(environ: Mapping[str, str]) -> Path:
+    """The first runtime on PATH or in the folders of system programs. Error: ``no-oci-runtime`` (exit 7)."""
+    path = os.pathsep.join([environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    for name in RUNTIMES:
+        if found := shutil.which(name, path=path):
+            return Path(found).absolute()
+    raise EnvbuildError(
+        "no-oci-runtime",
+        "neither crun nor runc is installed",
+        hint="install one (Debian, Ubuntu, Fedora: crun), or use --engine sandbox, which needs nothing",
+        exit=Exit.ENGINE,
+    )
+
+
+def describe_runtime(program: Path) -> str:
+    """Name, version and path of a runtime."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    line = (done.stdout.splitlines() or [program.name])[0]
+    return f"{line} ({program})"
+
+
 class OciRuntime:
     """Runs images with crun or runc, as root or in a user namespace.
 
@@ -44,23 +65,12 @@ class OciRuntime:
 
     @classmethod
     def find(cls, roots: Roots, environ: Mapping[str, str]) -> OciRuntime:
-        """The first runtime on PATH or in the folders of system programs. Error: ``no-oci-runtime`` (exit 7)."""
-        path = os.pathsep.join([environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-        for name in RUNTIMES:
-            if found := shutil.which(name, path=path):
-                return cls(Path(found).absolute(), roots, environ)
-        raise EnvbuildError(
-            "no-oci-runtime",
-            "neither crun nor runc is installed",
-            hint="install one (Debian, Ubuntu, Fedora: crun), or use --engine sandbox, which needs nothing",
-            exit=Exit.ENGINE,
-        )
+        """The runtime that :func:`find_runtime` finds."""
+        return cls(find_runtime(environ), roots, environ)
 
     def describe(self) -> str:
         """Name and version of the runtime."""
-        done = subprocess.run([self._program, "--version"], capture_output=True, text=True, check=False)
-        line = (done.stdout.splitlines() or [self._program.name])[0]
-        return f"{line} ({self._program})"
+        return describe_runtime(self._program)
 
     def has(self, image: ImageRef) -> bool:
         """Whether every layer is unpacked."""
