@@ -134,12 +134,27 @@ def test_process_tree_hostname_and_mounts(sandbox, root, tmp_path):
     assert "sandbox-probe" not in output(sandbox, root, "cat /proc/mounts", tmp_path)
     assert output(sandbox, root, "echo /dev/*", tmp_path).split() == [
         f"/dev/{name}"
-        for name in "fd full null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+        for name in [
+            "fd",
+            "full",
+            "null",
+            "ptmx",
+            "pts",
+            "random",
+            "shm",
+            "stderr",
+            "stdin",
+            "stdout",
+            "tty",
+            "urandom",
+            "zero",
+        ]
     ]
 
 
 def test_devices_work_and_shm_has_its_size(sandbox, root, tmp_path):
-    script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=9 2>/dev/null || echo full; stat -c %s /dev/shm/x; echo x >/dev/null"
+    script = "dd if=/dev/zero of=/dev/shm/x bs=1M count=9 2>/dev/null || echo full; "
+    script += "stat -c %s /dev/shm/x; echo x >/dev/null"
     assert output(sandbox, root, script, tmp_path, shm_size=8 << 20) == f"full\n{8 << 20}\n"
 
 
@@ -229,7 +244,8 @@ CALLER = """
 import sys
 from pathlib import Path
 from envbuild.sandbox import *
-Sandbox.detect().run(Rootfs(lowers=(Path(sys.argv[1]),)), Command(argv=("sleep", sys.argv[2]), env={"PATH": "/usr/bin"}))
+command = Command(argv=("sleep", sys.argv[2]), env={"PATH": "/usr/bin"})
+Sandbox.detect().run(Rootfs(lowers=(Path(sys.argv[1]),)), command)
 """
 
 

@@ -70,7 +70,7 @@ SAMPLE = tar(
 @pytest.mark.parametrize(
     "compress",
     [lambda d: d, gzip.compress, members, zstandard.ZstdCompressor().compress],
-    ids="plain gzip members zstd".split(),
+    ids=["plain", "gzip", "members", "zstd"],
 )
 def test_a_layer_is_unpacked_with_owners_modes_times_and_links(sandbox, tmp_path, compress):
     root = unpack_layer(sandbox, put(tmp_path, compress(SAMPLE)), digest(SAMPLE), tmp_path / "roots")

@@ -1,0 +1,77 @@
+"""What tests of several areas need: the sandbox of whoever runs them, and an ordinary user with subordinate ids."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import envbuild
+from envbuild.sandbox import Sandbox
+
+USER = "envbuild-test"
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Sandbox:
+    return Sandbox.detect()
+
+
+@dataclass(frozen=True)
+class Unprivileged:
+    """An ordinary user with subordinate ids, and a Python that this user may start."""
+
+    name: str
+    python: str
+    home: Path
+
+    def run(
+        self, code: str, *arguments: str, env: Mapping[str, str] | None = None, umask: int = 0o022
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python code as the user, with a fresh environment and ``env``."""
+        packages = [
+            str(Path(envbuild.__file__).parents[1]),
+            *(p for p in sys.path if p.endswith("-packages")),
+        ]
+        base = {"PATH": os.defpath + ":/usr/sbin", "PYTHONPATH": ":".join(packages), "HOME": str(self.home)}
+        return subprocess.run(
+            [self.python, "-c", code, *arguments],
+            user=self.name,
+            group=self.name,
+            extra_groups=[],
+            env={**base, **(env or {})},
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            umask=umask,
+        )
+
+
+@pytest.fixture(scope="session")
+def unprivileged() -> Unprivileged:
+    """Needs root, to make the user; Debian's packages uidmap and python3."""
+    assert os.getuid() == 0, "the tests make a user, so they need root"
+    assert shutil.which("newuidmap"), "install uidmap"
+    try:
+        entry = pwd.getpwnam(USER)
+    except KeyError:
+        subprocess.run(["useradd", "--create-home", USER], check=True)
+        entry = pwd.getpwnam(USER)
+    if f"{USER}:" not in Path("/etc/subuid").read_text():
+        ranges = ["--add-subuids", "700000-765535", "--add-subgids", "700000-765535"]
+        subprocess.run(["usermod", *ranges, USER], check=True)
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3.11"):
+        try:
+            subprocess.run([python, "-c", ""], user=USER, group=USER, extra_groups=[], check=True)
+        except PermissionError:
+            continue
+        return Unprivileged(name=USER, python=python, home=Path(entry.pw_dir))
+    raise AssertionError(f"{USER} can start no Python 3.11: install Debian's python3")
