@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -177,7 +178,8 @@ def write_verdict(path: Path, verdict: Verdict) -> None:
         partial.write_bytes(verdict_bytes(verdict))
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
         raise EnvbuildError(
             "verdict-not-written",
             f"the verdict cannot be written: {error.strerror}",

@@ -1,0 +1,102 @@
+"""Only a passing verdict about exactly this image, on enough GPUs, gives the tag."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate import compare, make_verdict, parse_report, promote, subject_of
+
+
+@pytest.fixture
+def decide(report, subject, expected):
+    """Promote ``about`` by a verdict that the (changed) report gives."""
+
+    def make(about=subject, want=expected):
+        got = parse_report(json.dumps(report).encode(), where="test")
+        verdict = make_verdict(got, subject, expected=got.expected, engine="docker 26.1")
+        return promote(verdict, about, expected=want)
+
+    return make
+
+
+def refused(decide, id, *texts, **arguments):
+    with pytest.raises(EnvbuildError) as caught:
+        decide(**arguments)
+    assert (caught.value.id, caught.value.exit) == (id, Exit.GATE)
+    assert "envbuild smoke pytorch-cuda:v2.7" in caught.value.hint
+    for text in texts:
+        assert text in caught.value.message
+
+
+def test_a_pass_about_this_image_gives_the_tag(decide):
+    assert decide() == "pytorch-cuda:v2.7"
+
+
+def test_how_many_gpus_a_container_got_is_no_expectation(decide, expected):
+    assert decide(want=replace(expected, gpus_given=None)) == "pytorch-cuda:v2.7"
+
+
+def test_another_image_is_refused_with_both_digests(decide, image, other_image):
+    about = subject_of("pytorch-cuda:v2.7", other_image)
+    refused(
+        decide,
+        "verdict-about-another-image",
+        image.digest,
+        other_image.digest,
+        image.config.digest,
+        other_image.config.digest,
+        "layers: 2 differ",
+        about=about,
+    )
+
+
+@pytest.mark.parametrize("part", ["manifest", "config", "diff_ids"])
+def test_a_difference_in_any_part_is_enough(decide, subject, part):
+    value = {"diff_ids": (*subject.diff_ids[:1], "sha256:" + "0" * 64)}.get(part, "sha256:" + "0" * 64)
+    fields = {name: getattr(subject, name) for name in ("ref", "manifest", "config", "diff_ids")}
+    about = type(subject)(**{**fields, part: value})
+    refused(decide, "verdict-about-another-image", about=about)
+
+
+def test_another_tag_of_the_same_image_is_refused(decide, image):
+    with pytest.raises(EnvbuildError) as caught:
+        decide(about=subject_of("pytorch-cuda:v2.8", image))
+    assert "pytorch-cuda:v2.7, the image is pytorch-cuda:v2.8" in caught.value.message
+
+
+def test_a_candidate_is_refused(decide, report):
+    report["result"] = "candidate"
+    report["why"] = "nothing failed, but 2 GPUs are wanted and 0 GPUs are here"
+    report["gpus"] = []
+    for check in report["checks"][5:]:
+        check["status"] = "not-run"
+    refused(decide, "verdict-not-a-pass", "'candidate'", "0 GPUs are here")
+
+
+def test_a_failure_is_refused(decide, report):
+    report["result"] = "failed"
+    report["checks"][7]["status"] = "failed"
+    refused(decide, "verdict-not-a-pass", "'failed'")
+
+
+def test_expectations_that_were_loosened_are_refused(decide, report):
+    """A pass without the operator is no pass of a recipe that has one."""
+    report["expectations"]["operator"] = None
+    report["checks"] = [c for c in report["checks"] if c["id"] not in ("operator-file", "zero3-fused-adam")]
+    refused(decide, "verdict-of-other-expectations", "operator")
+
+
+def test_a_pass_that_asked_for_fewer_gpus_is_refused(decide, report):
+    report["expectations"]["gpus"]["wanted"] = 1
+    report["gpus"].pop()
+    refused(decide, "too-few-gpus", "saw 1 GPUs", "wants 2")
+
+
+def test_the_same_image_differs_in_nothing(report, subject, expected):
+    got = parse_report(json.dumps(report).encode(), where="test")
+    verdict = make_verdict(got, subject, expected=expected, engine="sandbox")
+    assert compare(verdict, subject) == []
