@@ -91,7 +91,7 @@ LABEL org.opencontainers.image.version="v2.7"
 LABEL org.opencontainers.image.created="2026-11-17T06:35:24Z"
 LABEL io.envbuild.ref="pytorch-cuda:v2.7"
 LABEL io.envbuild.lock.format="1"
-LABEL io.envbuild.inputs="sha256:18504abb372103df828dfe80fe0b7cace3b077ecd37a4612dbbff838f1e3fe2d"
+LABEL io.envbuild.inputs="sha256:db564b89296e19ed6b968b2f0bca5802312a6a317eddf1f3b7b28e8fb04c4647"
 LABEL io.envbuild.torch="2.7.1"
 LABEL io.envbuild.cuda="12.6"
 LABEL io.envbuild.cudnn="9.5.1.17"
@@ -102,5 +102,5 @@ LABEL org.opencontainers.image.base.name="nvidia/cuda:12.6.3-base-ubuntu24.04"
 LABEL org.opencontainers.image.base.digest="sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e"
 
 WORKDIR /workspace
-ENTRYPOINT ["/usr/bin/tini", "-g", "--"]
+ENTRYPOINT ["/usr/bin/tini", "-s", "-g", "--"]
 CMD ["bash"]

@@ -7,6 +7,7 @@ template, `envbuild render` writes them anew and the difference is reviewed like
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -98,8 +99,8 @@ def test_the_image_starts_as_envbuilds_own_does(recipe: Recipe, lock: Lock) -> N
     for name, value in labels(lock).items():
         assert f'LABEL {name}="{value}"' in final
     assert f"WORKDIR {run.working_dir}" in final
-    assert 'ENTRYPOINT ["/usr/bin/tini", "-g", "--"]' in final
-    assert 'CMD ["bash"]' in final
+    assert f"ENTRYPOINT {json.dumps(run.entrypoint)}" in final
+    assert f"CMD {json.dumps(run.cmd)}" in final
     assert any("useradd --uid 1000" in line and line.endswith(" envbuild") for line in final)
 
 
