@@ -115,11 +115,11 @@ def skeleton(lock: Lock) -> tuple[FileEntry, ...]:
 
 
 def interpreter_key(lock: Lock) -> str:
-    """What byte code depends on besides its wheel: the packages of the interpreter, and gzip, which compresses it.
+    """What byte code depends on besides its wheel: the packages of the interpreter, and zlib, which compresses it.
 
     Another Debian package in the base changes neither, so it re-does no byte code.
     """
-    makers = [d.sha256 for d in lock.debian if d.name == "gzip" or "python3.11" in d.name]
+    makers = [d.sha256 for d in lock.debian if d.name == "zlib1g" or "python3.11" in d.name]
     return digests.of_bytes(digests.canonical_json(makers)).removeprefix("sha256:")
 
 
