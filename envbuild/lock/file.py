@@ -207,7 +207,7 @@ def _artifact_problems(artifact: Artifact) -> Iterator[str]:
 
 def _error(id: str, message: str, path: Path, *, hint: str | None = None) -> EnvbuildError:
     ref = f"{path.parent.parent.name}:{path.parent.name}"
-    return EnvbuildError(
-        id, message, exit=Exit.INPUT, where=str(path),
-        hint=hint or f"Write it with `envbuild lock {ref}`, or take the committed one from version control.",
-    )  # fmt: skip
+    if id == "no-lock":
+        hint = f"Write it with `envbuild lock {ref}`."
+    again = f"Take the committed one from version control, or delete it and run `envbuild lock {ref}`."
+    return EnvbuildError(id, message, hint=hint or again, exit=Exit.INPUT, where=str(path))

@@ -126,10 +126,13 @@ class Table:
         return default
 
     def _missing(self, key: str, hint: str) -> EnvbuildError:
-        typed = [word for word in self.values if did_you_mean(word, [key])]
-        if typed:
-            hint = f'Is "{typed[0]}" meant to be "{key}"? {hint}'
-        return self.wrong(typed[0] if typed else key, f'"{key}" is missing', hint, id="recipe-missing-key")
+        typed = next(
+            (word for word in self.values if word not in self.known and did_you_mean(word, [key])), None
+        )
+        if typed is None:
+            return self.wrong(key, f'"{key}" is missing', hint, id="recipe-missing-key")
+        what = f'is not a key of a recipe, and "{key}" is missing'
+        return self.wrong(typed, what, f'Did you mean "{key}"?', id="recipe-missing-key")
 
     def _type(self, key: str, value: object, wanted: str, hint: str) -> EnvbuildError:
         seen = _NAMES.get(type(value), type(value).__name__)
