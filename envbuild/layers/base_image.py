@@ -45,8 +45,8 @@ def base_from_image(
     blobs = [(layer.diff_id, store.layout.path(layer.digest)) for layer in layers]
     root = unpack_flat(sandbox, blobs, store.roots, progress=progress)
     version, libc = _ask(image, root, sandbox)
-    found = tuple(int(part) for part in libc.removeprefix("glibc ").split(".")[:2])
-    if found < GLIBC:
+    found = tuple(int(part) for part in libc.removeprefix("glibc ").split(".")[:2] if part.isdigit())
+    if not libc.startswith("glibc ") or found < GLIBC:
         wanted = ".".join(map(str, GLIBC))
         raise _unfit(image, f"its C library is {libc}; the wheels need glibc {wanted} or newer")
     if f"python{version[0]}.{version[1]}" != PYTHON:
@@ -69,7 +69,7 @@ def _ask(image: str, root: Path, sandbox: Sandbox) -> tuple[list[int], str]:
     if code or not text:
         raise _unfit(image, f"its /usr/bin/{PYTHON} does not run: {complaint or f'exit status {code}'}")
     version, libc = json.loads(text)
-    return version, str(libc)
+    return version, libc or "not glibc"
 
 
 def _unfit(image: str, reason: str) -> EnvbuildError:
