@@ -8,6 +8,7 @@ from envbuild.cli.context import Context
 from envbuild.cli.files import replace_file
 from envbuild.engine import ImageRef
 from envbuild.image.assemble import Built, Workshop, assemble
+from envbuild.image.plan import ImageBase
 from envbuild.lock import Lock, lock_bytes
 from envbuild.oci.image import Image
 from envbuild.recipe import Recipe
@@ -39,7 +40,7 @@ def build(context: Context, ref: str, *, base: str | None = None) -> Ready:
     lock = context.lock(recipe)
     store = context.store()
     workshop = context.workshop(lock, store)
-    built = assemble(lock, workshop) if base is None else context.assemble_on(base, lock, workshop)
+    built = assemble(lock, workshop, base=_pulled(context, base, workshop) if base else None)
     if base is None:
         lock = _remember(context, recipe, lock, built)
     return Ready(
@@ -49,6 +50,22 @@ def build(context: Context, ref: str, *, base: str | None = None) -> Ready:
         workshop=workshop,
         built=built,
         image=named(store, built.image, recipe.ref.candidate),
+    )
+
+
+def _pulled(context: Context, reference: str, workshop: Workshop) -> ImageBase:
+    from envbuild.image.base import pull_base
+    from envbuild.store import Http
+
+    environ = context.settings.environ
+    return pull_base(
+        reference,
+        store=workshop.store,
+        sandbox=workshop.sandbox(),
+        http=Http(environ=environ),
+        environ=environ,
+        jobs=context.settings.jobs,
+        progress=context.terminal.progress,
     )
 
 

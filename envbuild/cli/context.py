@@ -79,8 +79,8 @@ class Context:
         from envbuild.store import Http, Wanted, fetch
 
         def bring(artifacts: Sequence[Artifact]) -> int:
-            http = Http(environ=self.settings.environ)
             indexes = Indexes.from_machine(self.settings.environ)
+            http = Http(environ=indexes.environ)
             progress = self.terminal.progress
             sources = sources_for(lock, artifacts, indexes=indexes, http=http, progress=progress)
             wanted = [

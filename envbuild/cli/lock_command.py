@@ -20,8 +20,16 @@ from envbuild.store import Http
 @click.argument("ref")
 @click.option("--check", "check_only", is_flag=True, help="Write nothing; exit 3 and say what differs.")
 @click.option("--upgrade", multiple=True, metavar="NAME", help="Move this package, and what must follow.")
+@click.option(
+    "--date",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
+    help="Look at nothing that was uploaded after this day [default: today].",
+)
 @common
-def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ...]) -> None:
+def command(
+    context: Context, ref: str, check_only: bool, upgrade: tuple[str, ...], date: datetime.datetime | None
+) -> None:
     """Resolve the recipe REF (name:tag) and write every input's hash to lock.json beside it.
 
     What is locked stays as it is; only what the recipe changed, or --upgrade names, moves.
@@ -33,13 +41,14 @@ def command(context: Context, ref: str, check_only: bool, upgrade: tuple[str, ..
         context.terminal.data({"ref": ref, "agrees": True}, f"{ref}: recipe and lock agree")
         return
     previous = read_lock(recipe.lock_path) if recipe.lock_path.exists() else None
+    indexes = Indexes.from_machine(context.settings.environ)
     lock = resolve(
         recipe,
-        indexes=Indexes.from_machine(context.settings.environ),
-        http=Http(environ=context.settings.environ),
+        indexes=indexes,
+        http=Http(environ=indexes.environ),
         previous=previous,
         upgrade=upgrade,
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        date=(date or datetime.datetime.now(datetime.UTC)).date().isoformat(),
         store=context.store(),
         progress=context.terminal.progress,
     )

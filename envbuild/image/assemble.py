@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.plan import LayerPlan, Plan, interpreter_key, plan_image
-from envbuild.layers.base import base_root, build_base
+from envbuild.image.plan import ImageBase, LayerPlan, Plan, interpreter_key, plan_image
+from envbuild.layers.base import base_key, base_root, build_base
+from envbuild.layers.base_image import base_from_image
 from envbuild.layers.bytecode import bytecode_layer, compile_wheels
 from envbuild.layers.files import write_files_layer
 from envbuild.layers.splice import check_conflicts, write_wheel_layer
@@ -77,8 +78,10 @@ class _Account:
             self.seconds[name] = round(self.seconds.get(name, 0.0) + spent, 3)
 
 
-def assemble(lock: Lock, workshop: Workshop) -> Built:
+def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -> Built:
     """Make the image of a lock, with as little work as the store allows.
+
+    With a ``base`` from a registry the image is another one than the lock names, and is not compared with it.
 
     Returns:
         The image, whose blobs, config and manifest are all in the store's layout.
@@ -89,15 +92,16 @@ def assemble(lock: Lock, workshop: Workshop) -> Built:
     """
     account = _Account()
     with account.stage("check"):
-        finished = locked_image(lock, workshop.store)
+        finished = locked_image(lock, workshop.store) if base is None else None
     if finished is not None:
         operator = lock.native.wheel if lock.native else None
         return Built(image=finished, operator=operator, made=(), bytes_fetched=0, seconds=account.seconds)
     operator = _operator(lock, workshop, account)
-    plan = plan_image(lock, operator=operator)
-    layers = _layers(lock, plan, workshop, account)
+    plan = plan_image(lock, operator=operator, base=base)
+    layers = (*plan.given, *_layers(lock, plan, base, workshop, account))
     image = Image(layers=layers, run=plan.run, created=plan.created, annotations=plan.annotations)
-    _compare(lock, image)
+    if base is None:
+        _compare(lock, image)
     workshop.store.layout.put(image.config_bytes)
     workshop.store.layout.put(image.manifest_bytes)
     return Built(
@@ -185,31 +189,54 @@ def _base(lock: Lock, workshop: Workshop, account: _Account) -> tuple[Layer, Pat
         return layer, base_root(layer, sandbox=workshop.sandbox(), store=store, progress=workshop.progress)
 
 
-def _layers(lock: Lock, plan: Plan, workshop: Workshop, account: _Account) -> tuple[Layer, ...]:
+def _has_base(lock: Lock, store: Store) -> bool:
+    """Whether the base was made before and its blob is still there."""
+    record = store.record("base", base_key(lock.debian))
+    return record is not None and store.layout.has(str(record["digest"]))
+
+
+def _image_root(base: ImageBase, workshop: Workshop, account: _Account) -> Path:
+    """A registry's image, unpacked into one root."""
+    with account.stage("base"):
+        return base_from_image(
+            base.reference,
+            base.layers,
+            sandbox=workshop.sandbox(),
+            store=workshop.store,
+            progress=workshop.progress,
+        )
+
+
+def _layers(
+    lock: Lock, plan: Plan, base: ImageBase | None, workshop: Workshop, account: _Account
+) -> tuple[Layer, ...]:
     """Every layer of the plan, in order; those that the store has are not made again."""
     done = {layer.name: found for layer in plan.layers if (found := recorded(layer, workshop.store))}
     missing = [layer for layer in plan.layers if layer.name not in done]
-    inputs = {a.sha256: a for layer in missing for a in layer.artifacts}
-    if any(layer.kind == "bytecode" for layer in missing) and plan.base.name not in done:
-        inputs |= {a.sha256: a for a in plan.base.artifacts}
-    _fetch(list(inputs.values()), workshop, account)
-    account.made += [layer.name for layer in missing]
     by_kind = {
         kind: [p for p in missing if p.kind == kind] for kind in ("base", "files", "wheels", "bytecode")
     }
+    inputs = {a.sha256: a for layer in missing for a in layer.artifacts}
+    if by_kind["bytecode"] and base is None and not _has_base(lock, workshop.store):
+        inputs |= {a.sha256: a for a in lock.debian}
+    _fetch(list(inputs.values()), workshop, account)
+    account.made += [layer.name for layer in missing]
     made: dict[str, Layer] = {}
-    if by_kind["base"] or (by_kind["bytecode"]):
-        made[plan.base.name], root = _base(lock, workshop, account)
+    if base is not None and by_kind["bytecode"]:
+        root = _image_root(base, workshop, account)
+    elif by_kind["base"] or by_kind["bytecode"]:
+        made["base"], root = _base(lock, workshop, account)
     for layer in by_kind["files"]:
         made[layer.name] = write_files_layer(layer.name, plan.files, workshop.store.layout)
     if by_kind["wheels"] or by_kind["bytecode"]:
         with account.stage("read wheels"):
-            plans = _read_wheels([*by_kind["wheels"], *by_kind["bytecode"]], workshop)
+            plans = _read_wheels(missing, plan, workshop)
         with account.stage("wheel layers"):
             made |= _wheel_layers(by_kind["wheels"], plans, workshop)
     if by_kind["bytecode"]:
         with account.stage("byte code"):
-            made |= _bytecode_layers(lock, by_kind["bytecode"], plans, root, workshop)
+            interpreter = interpreter_key(lock) if base is None else base.digest
+            made |= _bytecode_layers(interpreter, by_kind["bytecode"], plans, root, workshop)
     for layer in missing:
         workshop.store.put_record("layer", layer.key, _to_record(made[layer.name]))
     return tuple({**done, **made}[layer.name] for layer in plan.layers)
@@ -234,11 +261,25 @@ def _to_record(layer: Layer) -> dict[str, object]:
     return {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
 
 
-def _read_wheels(layers: Sequence[LayerPlan], workshop: Workshop) -> dict[str, WheelPlan]:
-    """Every wheel's plan by sha256, checked singly and against each other."""
-    wheels = {a.sha256: a for layer in layers for a in layer.artifacts}
-    paths = {sha: workshop.store.artifact(sha) for sha in wheels}
-    plans = {sha: plan_wheel(paths[sha], file=a.basename, sha256=sha) for sha, a in wheels.items()}
+def _read_wheels(missing: Sequence[LayerPlan], plan: Plan, workshop: Workshop) -> dict[str, WheelPlan]:
+    """Every wheel's plan by sha256, checked singly and against each other.
+
+    The wheels of layers that are not made now are read too, where the store has them: two packages that bring one
+    path with different content must not depend on which of them was built first.
+    """
+    needed = {a.sha256: a for layer in missing if layer.kind != "base" for a in layer.artifacts}
+    store = workshop.store
+    others = {
+        a.sha256: a
+        for layer in plan.layers
+        if layer.kind == "wheels"
+        for a in layer.artifacts
+        if store.has(a.sha256, a.size)
+    }
+    plans = {
+        sha: plan_wheel(store.artifact(sha), file=a.basename, sha256=sha)
+        for sha, a in (needed | others).items()
+    }
     check_conflicts(list(plans.values()))
     return plans
 
@@ -269,14 +310,14 @@ def _wheel_layers(
 
 
 def _bytecode_layers(
-    lock: Lock, layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], root: Path, workshop: Workshop
+    interpreter: str, layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], root: Path, workshop: Workshop
 ) -> dict[str, Layer]:
     """Compile what no earlier run compiled, and put each group's fragments into its layer."""
     wheels = {a.sha256 for layer in layers for a in layer.artifacts}
     fragments = compile_wheels(
         [plans[sha] for sha in sorted(wheels)],
         base_root=root,
-        interpreter=interpreter_key(lock),
+        interpreter=interpreter,
         sandbox=workshop.sandbox(),
         store=workshop.store,
         progress=workshop.progress,

@@ -13,6 +13,7 @@ from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
 from envbuild.oci import digest as digests
 from envbuild.oci.image import RunConfig
+from envbuild.oci.layer import Layer
 
 WORKDIR = "/workspace"
 LayerKind = Literal["base", "files", "wheels", "bytecode"]
@@ -33,27 +34,35 @@ class LayerPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What to assemble. ``base`` is the layer that byte code depends on."""
+class ImageBase:
+    """An image of a registry that stands in for the Debian base: its name, digest, layers, variables and init."""
 
+    reference: str
+    digest: str
+    layers: tuple[Layer, ...]
+    env: Mapping[str, str]
+    has_tini: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to assemble: ``given`` layers as they are, then ``layers`` to be made."""
+
+    given: tuple[Layer, ...]
     layers: tuple[LayerPlan, ...]
     files: tuple[FileEntry, ...]
     run: RunConfig
     created: str
     annotations: Mapping[str, str]
 
-    @property
-    def base(self) -> LayerPlan:
-        """The first layer."""
-        return self.layers[0]
 
-
-def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
+def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None = None) -> Plan:
     """Lay out the image of ``lock``.
 
     Args:
         lock: the lock; its ``image`` part is not looked at.
         operator: DeepSpeed's built wheel; ``None`` only where the recipe has no DeepSpeed.
+        base: an image to start from instead of the locked Debian packages.
 
     Raises:
         EnvbuildError: exit 5 when the lock needs a built wheel and none is given.
@@ -67,13 +76,14 @@ def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
         )
     wheels = lock.python if operator is None else (*lock.python, operator)
     files = skeleton(lock)
-    base = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
-    layers = [base, LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), repr(files)))]
+    debian = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
+    layers = [debian] if base is None else []
+    layers += [LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), repr(files)))]
     layers += [
         LayerPlan(name=name, kind="wheels", artifacts=members, key=_key("wheels", members))
         for name, members in grouped(wheels, group_of).items()
     ]
-    interpreter = interpreter_key(lock)
+    interpreter = interpreter_key(lock) if base is None else base.digest
     layers += [
         LayerPlan(
             name=f"{name}-bytecode",
@@ -84,9 +94,10 @@ def plan_image(lock: Lock, *, operator: Artifact | None) -> Plan:
         for name, members in grouped(wheels, code_group_of).items()
     ]
     return Plan(
+        given=base.layers if base else (),
         layers=tuple(layers),
         files=files,
-        run=run_config(lock),
+        run=run_config(lock, base),
         created=lock.created,
         annotations={
             "org.opencontainers.image.created": lock.created,
@@ -123,9 +134,10 @@ def interpreter_key(lock: Lock) -> str:
     return digests.of_bytes(digests.canonical_json(makers)).removeprefix("sha256:")
 
 
-def run_config(lock: Lock) -> RunConfig:
+def run_config(lock: Lock, base: ImageBase | None = None) -> RunConfig:
     """How containers of the image start: documented in docs/reference/image.md."""
     env = {
+        **({name: value for name, value in base.env.items() if name != "PATH"} if base else {}),
         "PATH": f"/{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "VIRTUAL_ENV": f"/{VENV}",
         "LANG": "C.UTF-8",
@@ -138,15 +150,15 @@ def run_config(lock: Lock) -> RunConfig:
         env["NCCL_CUMEM_HOST_ENABLE"] = "0"
     return RunConfig(
         env=env,
-        entrypoint=("/usr/bin/tini", "-s", "-g", "--"),
+        entrypoint=("/usr/bin/tini", "-s", "-g", "--") if base is None or base.has_tini else (),
         cmd=("bash",),
         working_dir=WORKDIR,
         user="root",
-        labels=labels(lock),
+        labels=labels(lock, base),
     )
 
 
-def labels(lock: Lock) -> dict[str, str]:
+def labels(lock: Lock, base: ImageBase | None = None) -> dict[str, str]:
     """OCI labels (annotations.md's keys) and envbuild's own, from recipe and lock only.
 
     Builder version and revision belong to the provenance: here they would change the digest with every commit.
@@ -165,6 +177,9 @@ def labels(lock: Lock) -> dict[str, str]:
         "io.envbuild.cudnn": str(cuda.get("cudnn", "")),
         "io.envbuild.nccl": str(cuda.get("nccl", "")),
     }
+    if base is not None:
+        values["org.opencontainers.image.base.name"] = base.reference
+        values["org.opencontainers.image.base.digest"] = base.digest
     deepspeed = _section(lock, "deepspeed")
     if deepspeed:
         values["io.envbuild.deepspeed"] = str(deepspeed["version"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import tarfile
@@ -10,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from isal import igzip
 
 from envbuild.image.assemble import Workshop, assemble
 from envbuild.lock.model import Lock
@@ -142,7 +141,7 @@ def _members(store: Store, layer: Layer) -> dict[str, tuple[str, str]]:
     """Every path of a layer with its metadata and content hash."""
     found: dict[str, tuple[str, str]] = {}
     blob: Path = store.layout.path(layer.digest)
-    with igzip.open(blob, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with gzip.open(blob, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             content = hashlib.sha256()
             data = archive.extractfile(member) if member.isreg() else None
