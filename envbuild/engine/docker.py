@@ -175,7 +175,8 @@ class Docker:
         raise EnvbuildError(
             "engine-refused",
             f"Docker could not take the image: {failure}",
-            hint="check the engine's free disk space (docker system df) and its log, then run the command again",
+            hint="if it speaks of space, make room (docker system df); if of content, build the image again; "
+            "the engine's log says more",
             exit=Exit.ENGINE,
         )
 
