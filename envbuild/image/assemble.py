@@ -313,9 +313,8 @@ def _bytecode_layers(
     interpreter: str, layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], root: Path, workshop: Workshop
 ) -> dict[str, Layer]:
     """Compile what no earlier run compiled, and put each group's fragments into its layer."""
-    wheels = {a.sha256 for layer in layers for a in layer.artifacts}
     fragments = compile_wheels(
-        [plans[sha] for sha in sorted(wheels)],
+        [[plans[a.sha256] for a in layer.artifacts] for layer in layers],
         base_root=root,
         interpreter=interpreter,
         sandbox=workshop.sandbox(),

@@ -1,7 +1,8 @@
 """Byte code layers: every .py of the wheels, compiled by the image's own interpreter at its final path.
 
-Each wheel gives a fragment: gzip members of tar entries without an end of archive. It depends on the wheel and the
-interpreter only, so it is cached by them; a layer is the fragments of its wheels one after the other, and an end.
+Each wheel gives a fragment: gzip members of tar entries of files, without folders and without an end of archive. It
+depends on the wheel and the interpreter only, so it is cached by them; a layer is the folders, the fragments of its
+wheels one after the other, and an end. No path is in a layer twice: Docker refuses such a layer.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from envbuild.layers.format import FORMAT, PYTHON, SITE
 from envbuild.layers.gzip import StoredMember
 from envbuild.layers.interpreter import ENV, run_reporting, tail
 from envbuild.layers.refusal import damaged
-from envbuild.layers.tar import END
+from envbuild.layers.tar import END, header
 from envbuild.layers.wheel import SplicedFile, WheelPlan, WrittenFile
 from envbuild.oci import digest as digests
 from envbuild.oci.layer import Layer
@@ -41,29 +42,47 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fragment:
-    """One wheel's byte code: the file ``path`` of ``size`` bytes; ``skipped`` counts sources that do not compile."""
+    """One wheel's byte code: the file ``path`` of ``size`` bytes; ``skipped`` counts sources that do not compile.
+
+    ``folders`` are those that its files lie in, with their parents.
+    """
 
     wheel: str
     path: Path
+    folders: tuple[str, ...]
     size: int
     files: int
     skipped: int
 
 
-def fragment_key(wheel_sha256: str, interpreter: str) -> str:
-    """The cache key of a wheel's fragment; ``interpreter`` stands for the packages that the interpreter is made of."""
-    value = {
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """The sources of one wheel that are compiled, and those that an earlier wheel of its layer has as well."""
+
+    plan: WheelPlan
+    sources: tuple[SplicedFile | WrittenFile, ...]
+    without: tuple[str, ...]
+
+
+def fragment_key(wheel_sha256: str, interpreter: str, without: Sequence[str] = ()) -> str:
+    """The cache key of a wheel's fragment.
+
+    ``interpreter`` stands for the packages that the interpreter is made of; ``without`` are paths left out, because
+    an earlier wheel of the same layer brings the same file.
+    """
+    value: dict[str, object] = {
         "format": FORMAT,
         "wheel": wheel_sha256,
         "interpreter": interpreter,
         "level": _LEVEL,
         "unit": _UNIT,
+        "without": list(without),
     }
     return digests.of_bytes(digests.canonical_json(value)).removeprefix("sha256:")
 
 
 def compile_wheels(
-    plans: Sequence[WheelPlan],
+    groups: Sequence[Sequence[WheelPlan]],
     *,
     base_root: Path,
     interpreter: str,
@@ -75,7 +94,7 @@ def compile_wheels(
     """Compile the wheels whose fragments the store lacks.
 
     Args:
-        plans: the wheels.
+        groups: the wheels of each layer, in their order.
         base_root: the unpacked base, whose interpreter compiles.
         interpreter: a key that changes whenever that interpreter may (part of the cache key).
         sandbox: where it runs.
@@ -89,60 +108,85 @@ def compile_wheels(
     Raises:
         EnvbuildError: exit 5, a wheel is damaged; 7, the interpreter cannot be run.
     """
-    found = {plan.sha256: _recorded(plan.sha256, interpreter, store) for plan in plans}
-    missing = {plan.sha256: plan for plan in plans if found[plan.sha256] is None}
+    works = {work.plan.sha256: work for group in groups for work in _works(group)}
+    found = {sha256: _recorded(work, interpreter, store) for sha256, work in works.items()}
+    missing = [work for sha256, work in works.items() if found[sha256] is None]
     if missing:
-        with store.scratch("bytecode") as work:
-            made = _compile(list(missing.values()), work, base_root, sandbox, progress, jobs)
+        with store.scratch("bytecode") as folder:
+            made = _compile(missing, folder, base_root, sandbox, progress, jobs)
             for sha256, (files, skipped, parts) in made.items():
-                found[sha256] = _keep(sha256, interpreter, store, work, files, skipped, parts)
+                found[sha256] = _keep(works[sha256], interpreter, store, folder, files, skipped, parts)
     return {sha256: fragment for sha256, fragment in found.items() if fragment is not None}
 
 
-def _recorded(wheel: str, interpreter: str, store: Store) -> Fragment | None:
-    record = store.record("bytecode", fragment_key(wheel, interpreter))
+def _works(group: Sequence[WheelPlan]) -> Iterator[_Work]:
+    """What to compile of each wheel of a layer. Several may bring one file (of one content): the first compiles it."""
+    taken: set[str] = set()
+    for plan in group:
+        sources = sorted((file for file in plan.files if _is_source(file.path)), key=lambda file: file.path)
+        without = tuple(file.path for file in sources if file.path in taken)
+        own = tuple(file for file in sources if file.path not in taken)
+        taken.update(file.path for file in own)
+        yield _Work(plan=plan, sources=own, without=without)
+
+
+def _recorded(work: _Work, interpreter: str, store: Store) -> Fragment | None:
+    record = store.record("bytecode", fragment_key(work.plan.sha256, interpreter, work.without))
     if record is None or not store.has(str(record["sha256"]), int(str(record["size"]))):
         return None
-    return _fragment(wheel, store, record)
+    return _fragment(work, store, record)
 
 
-def _fragment(wheel: str, store: Store, record: dict[str, Any]) -> Fragment:
+def _fragment(work: _Work, store: Store, record: dict[str, Any]) -> Fragment:
     return Fragment(
-        wheel=wheel,
+        wheel=work.plan.sha256,
         path=store.artifact(record["sha256"]),
+        folders=_folders(work.sources),
         size=record["size"],
         files=record["files"],
         skipped=record["skipped"],
     )
 
 
+def _folders(sources: Sequence[SplicedFile | WrittenFile]) -> tuple[str, ...]:
+    found = set()
+    for file in sources:
+        folder = file.path.rpartition("/")[0] + "/__pycache__"
+        while folder and folder not in found:
+            found.add(folder)
+            folder = folder.rpartition("/")[0]
+    return tuple(sorted(found))
+
+
 def _keep(
-    wheel: str, interpreter: str, store: Store, work: Path, files: int, skipped: int, parts: Sequence[Path]
+    work: _Work, interpreter: str, store: Store, folder: Path, files: int, skipped: int, parts: Sequence[Path]
 ) -> Fragment:
     """Join a wheel's parts and put the fragment into the store."""
-    joined = work / wheel
+    joined = folder / work.plan.sha256
     with joined.open("wb") as out:
         for part in parts:
             out.write(part.read_bytes())
             part.unlink()
     record: dict[str, Any] = {"size": joined.stat().st_size, "files": files, "skipped": skipped}
     record["sha256"] = store.adopt(joined)
-    store.put_record("bytecode", fragment_key(wheel, interpreter), record)
-    return _fragment(wheel, store, record)
+    store.put_record("bytecode", fragment_key(work.plan.sha256, interpreter, work.without), record)
+    return _fragment(work, store, record)
 
 
 def _compile(
-    plans: Sequence[WheelPlan], work: Path, base_root: Path, sandbox: Sandbox, progress: Progress, jobs: int
+    works: Sequence[_Work], work: Path, base_root: Path, sandbox: Sandbox, progress: Progress, jobs: int
 ) -> dict[str, tuple[int, int, list[Path]]]:
     """Run the driver over the wheels. Gives the number of files, of skipped ones, and the parts, by sha256."""
     out = work / "out"
     out.mkdir()
+    plans = [item.plan for item in works]
     folders = sorted({plan.wheel.parent.absolute() for plan in plans})
     units: list[dict[str, Any]] = []
     owner: dict[str, WheelPlan] = {}
-    for plan in plans:
+    for item in works:
+        plan = item.plan
         place = f"/tmp/wheels/{folders.index(plan.wheel.parent.absolute())}/{plan.wheel.name}"  # noqa: S108
-        for unit in _units(plan):
+        for unit in _units(item.sources):
             target = f"{len(units)}.gz"
             owner[target] = plan
             units.append({"target": target, "wheel": place, **unit})
@@ -210,36 +254,25 @@ def _drive(
     return answer
 
 
-def _units(plan: WheelPlan) -> Iterator[dict[str, Any]]:
+def _units(sources: Sequence[SplicedFile | WrittenFile]) -> Iterator[dict[str, Any]]:
     """A wheel's sources in runs of about ``_UNIT`` bytes, in the order of their paths."""
-    sources = sorted((file for file in plan.files if _is_source(file.path)), key=lambda file: file.path)
     run: list[SplicedFile | WrittenFile] = []
-    seen: set[str] = set()
     for file in sources:
         run.append(file)
         if sum(source.size for source in run) >= _UNIT:
-            yield _unit(run, seen)
+            yield _unit(run)
             run = []
     if run:
-        yield _unit(run, seen)
+        yield _unit(run)
 
 
 def _is_source(path: str) -> bool:
     return path.startswith(f"{SITE}/") and path.endswith(".py")
 
 
-def _unit(run: Sequence[SplicedFile | WrittenFile], seen: set[str]) -> dict[str, Any]:
-    """The driver's value for a run; ``seen`` are the folders that earlier runs of the wheel have made."""
-    folders = []
-    for file in run:
-        cache = file.path.rpartition("/")[0] + "/__pycache__"
-        parts = cache.split("/")
-        for depth in range(1, len(parts) + 1):
-            folder = "/".join(parts[:depth])
-            if folder not in seen:
-                seen.add(folder)
-                folders.append(folder)
-    return {"folders": folders, "sources": [_source(file) for file in run]}
+def _unit(run: Sequence[SplicedFile | WrittenFile]) -> dict[str, Any]:
+    """The driver's value for a run."""
+    return {"sources": [_source(file) for file in run]}
 
 
 def _source(file: SplicedFile | WrittenFile) -> dict[str, Any]:
@@ -262,8 +295,12 @@ def bytecode_layer(name: str, fragments: Sequence[Fragment], layout: Layout) -> 
         EnvbuildError: the store cannot be written.
     """
     plain = hashlib.sha256()
-    end = StoredMember()
+    folders = b"".join(header(path, "dir", mode=0o755) for path in _union(fragments))
+    begin, end = StoredMember(), StoredMember()
     with layout.writer() as writer:
+        for data in (*begin.feed(folders), *begin.finish()):
+            writer.write(data)
+        plain.update(folders)
         for fragment in fragments:
             with fragment.path.open("rb") as packed:
                 for data in _pieces(packed):
@@ -275,6 +312,11 @@ def bytecode_layer(name: str, fragments: Sequence[Fragment], layout: Layout) -> 
             writer.write(data)
         plain.update(END)
     return Layer(name=name, digest=writer.digest, diff_id=f"sha256:{plain.hexdigest()}", size=writer.size)
+
+
+def _union(fragments: Sequence[Fragment]) -> list[str]:
+    """Every folder once, parents first."""
+    return sorted({folder for fragment in fragments for folder in fragment.folders})
 
 
 def _pieces(stream: Any) -> Iterator[bytes]:

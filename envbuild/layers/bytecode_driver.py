@@ -1,8 +1,8 @@
 """Runs in the sandbox in the image's own interpreter, with the standard library only: wheels' sources to byte code.
 
 ``main`` reads a JSON object from stdin: ``jobs`` (processes), ``level`` (of gzip), ``out`` (a folder) and ``units``. A
-unit is a run of one wheel's sources, with ``target`` (a file name in ``out``), ``wheel`` (where it lies), ``folders``
-(to be created, in order) and ``sources``: each a ``path`` below ``/`` and either ``content`` (text) or ``method``,
+unit is a run of one wheel's sources, with ``target`` (a file name in ``out``), ``wheel`` (where it lies) and
+``sources``: each a ``path`` below ``/`` and either ``content`` (text) or ``method``,
 ``offset``, ``compressed``, ``size`` and ``crc`` of a zip member. Each unit becomes one gzip member of tar entries
 without an end of archive. Prints a JSON object: ``failed`` (paths that do not compile), ``damaged`` (wheels that do
 not inflate).
@@ -34,8 +34,6 @@ def compile_unit(task: tuple[Mapping[str, Any], str, int]) -> tuple[list[str], s
     failed: list[str] = []
     packer = zlib.compressobj(level, zlib.DEFLATED, 31)
     with Path(out, unit["target"]).open("wb") as target:
-        for folder in unit["folders"]:
-            target.write(packer.compress(header(folder, "dir", mode=0o755)))
         fd = os.open(unit["wheel"], os.O_RDONLY)
         for source in unit["sources"]:
             plain = _source(fd, source)

@@ -70,7 +70,7 @@ def compiled(plans, base, sandbox, folder: Path, jobs: int):
     store = Store.open(folder)
     silent = SilentProgress()
     fragments = compile_wheels(
-        plans,
+        [plans],
         base_root=base.root,
         interpreter="key",
         sandbox=sandbox,
@@ -147,17 +147,36 @@ def test_order_jobs_and_company_change_nothing(plans, first, base, sandbox, tmp_
     assert alone[plans[2].sha256].path.read_bytes() == fragments[plans[2].sha256].path.read_bytes()
 
 
+def test_no_path_is_in_a_layer_twice(base, sandbox, tmp_path):
+    """Docker refuses a layer with a path twice; several NVIDIA wheels bring the same ``nvidia/__init__.py``."""
+    shared = {"nvidia/__init__.py": b"", "nvidia/{}/__init__.py": b"X = 1\n"}
+    pair = [
+        plan(wheel(tmp_path, name, {path.format(name): data for path, data in shared.items()}))
+        for name in ("one", "two")
+    ]
+    store, fragments = compiled(pair, base, sandbox, tmp_path / "store", 1)
+    layer = bytecode_layer("code", [fragments[p.sha256] for p in pair], store.layout)
+    with gzip.open(store.layout.path(layer.digest)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+        names = [entry.name for entry in archive]
+    assert len(names) == len(set(names))
+    assert [name.split("site-packages/")[1] for name in names if name.endswith(".pyc")] == [
+        "nvidia/__pycache__/__init__.cpython-311.pyc",
+        "nvidia/one/__pycache__/__init__.cpython-311.pyc",
+        "nvidia/two/__pycache__/__init__.cpython-311.pyc",
+    ]
+
+
 def test_what_the_store_has_is_not_compiled_again(plans, first, tmp_path, sandbox):
     store, fragments = first
     silent = SilentProgress()
     gone = tmp_path / "no-root-needed"
     again = compile_wheels(
-        plans, base_root=gone, interpreter="key", sandbox=sandbox, store=store, progress=silent, jobs=1
+        [plans], base_root=gone, interpreter="key", sandbox=sandbox, store=store, progress=silent, jobs=1
     )
     assert again == fragments
     with pytest.raises(EnvbuildError):  # another interpreter, another key
         compile_wheels(
-            plans, base_root=gone, interpreter="other", sandbox=sandbox, store=store, progress=silent, jobs=1
+            [plans], base_root=gone, interpreter="other", sandbox=sandbox, store=store, progress=silent, jobs=1
         )
 
 
