@@ -22,7 +22,7 @@ def present(devices: Path = DEVICES) -> int:
 
 def driver_version(proc: Path = PROC) -> str | None:
     """The NVIDIA driver's version, from NVML, else from ``/proc/driver/nvidia/version``; ``None``: neither is there."""
-    return _nvml_driver() or _proc_driver(proc)
+    return _nvml_driver() or kernel_driver(proc)
 
 
 def _nvml_driver() -> str | None:
@@ -38,7 +38,8 @@ def _nvml_driver() -> str | None:
     return text.value.decode() if status == 0 else None
 
 
-def _proc_driver(proc: Path) -> str | None:
+def kernel_driver(proc: Path = PROC) -> str | None:
+    """The driver's version as its kernel module tells it, or ``None`` where that is not shown."""
     try:
         first = proc.read_text().splitlines()[0]
     except (OSError, IndexError):

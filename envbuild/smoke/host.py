@@ -22,8 +22,12 @@ def environment(environ: dict[str, str] | None = None) -> dict[str, str]:
     return {name: source[name] for name in sorted(source) if name.startswith(TOLD)}
 
 
-def describe() -> dict[str, object]:
-    """Kernel, distribution, Python, processors, memory in bytes, shared memory in bytes."""
+def describe(driver: str | None) -> dict[str, object]:
+    """Kernel, distribution, Python, processors, memory in bytes, shared memory in bytes.
+
+    Args:
+        driver: as a check found it. NVML is not asked in this process: a driver that hangs must not hang the suite.
+    """
     return {
         "kernel": platform.release(),
         "machine": platform.machine(),
@@ -35,7 +39,7 @@ def describe() -> dict[str, object]:
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "shm": _size_of("/dev/shm"),  # noqa: S108 -- measured, not written to
         "gpus": gpus.present(),
-        "driver": gpus.driver_version(),
+        "driver": driver or gpus.kernel_driver(),
     }
 
 

@@ -71,19 +71,26 @@ def finish(argv: Sequence[str], *, env: Mapping[str, str], timeout: float, log: 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        code: int | None
         try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
+            in_time = _ended(process.pid, started + timeout)
         finally:
             _kill_group(process)
+    code = process.returncode if in_time else None
     return Ended(code=code, seconds=time.monotonic() - started)
 
 
+def _ended(pid: int, deadline: float) -> bool:
+    """Wait for a process without reaping it, so that its number, which is its group's, stays taken."""
+    pause = 0.001
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(pause)
+        pause = min(0.05, pause * 2)
+    return True
+
+
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        process.poll()
+    """Kill the process and what it started, then reap it."""
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()

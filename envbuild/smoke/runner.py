@@ -65,7 +65,7 @@ def run_suite(
         "started": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "seconds": round(time.monotonic() - clock, 3),
         "expectations": expectations.to_dict(),
-        "host": host.describe(),
+        "host": host.describe(_driver(results)),
         "gpus": gpu_list(results),
         "environment": host.environment(),
         "checks": [result.to_dict() for result in results],
@@ -113,6 +113,13 @@ def gpu_list(results: Sequence[CheckResult]) -> list[Any]:
             found = result.numbers.get("gpus", [])
             return found if isinstance(found, list) else []
     return []
+
+
+def _driver(results: Sequence[CheckResult]) -> str | None:
+    for result in results:
+        if result.id == "cuda-available" and isinstance(found := result.numbers.get("driver"), str):
+            return found
+    return None
 
 
 def tell(result: CheckResult) -> list[str]:
