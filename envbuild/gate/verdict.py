@@ -167,13 +167,16 @@ def read_verdict(path: Path) -> Verdict:
 
 
 def write_verdict(path: Path, verdict: Verdict) -> None:
-    """Write a verdict's file; it is complete or not there.
+    """Write a verdict's file; it is complete or not there. A device or pipe is written to, never replaced.
 
     Raises:
         EnvbuildError: exit 2 when it cannot be written.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(verdict_bytes(verdict))
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(verdict_bytes(verdict))
         partial.replace(path)

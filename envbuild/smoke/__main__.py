@@ -71,13 +71,18 @@ def _read(path: Path) -> Expectations:
 
 
 def _write(target: str, text: str) -> None:
+    """Write the report whole or not at all; a device or a pipe (``/dev/stderr``) is written to, not replaced."""
     if target == "-":
         sys.stdout.write(text)
         sys.stdout.flush()
         return
+    path = Path(target)
+    if path.exists() and not path.is_file():
+        path.write_text(text)
+        return
     partial = Path(f"{target}.{os.getpid()}.partial")
     partial.write_text(text)
-    partial.replace(target)
+    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 
 import pytest
 
@@ -138,3 +140,14 @@ def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_nothing(report, 
     with pytest.raises(EnvbuildError) as caught:
         write_verdict(tmp_path / "file" / "verdict.json", verdict_of(report, subject, expected))
     assert caught.value.id == "verdict-not-written"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(report, subject, expected, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    verdict = verdict_of(report, subject, expected)
+    write_verdict(pipe, verdict)
+    out, _ = reader.communicate(timeout=30)
+    assert out == verdict_bytes(verdict)
+    assert pipe.is_fifo()

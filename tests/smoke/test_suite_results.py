@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 
 import pytest
@@ -170,3 +171,13 @@ def test_here_without_torch_says_so(place):
     )
     assert done.returncode == 2
     assert "torch is not installed" in done.stderr
+
+
+def test_a_pipe_is_written_to_and_not_replaced(place, tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    place.start("--only", "versions", "--report", str(pipe)).communicate(timeout=60)
+    out, _ = reader.communicate(timeout=30)
+    assert json.loads(out)["result"] == "candidate"
+    assert pipe.is_fifo()
