@@ -6,7 +6,7 @@
 #
 # Debian 12 has Docker 20.10, Debian 13 (trixie) has 26.1, whose packages run on Debian 12. They are taken from the
 # mirror that this machine's apt already uses; the trixie source is pinned low, so that nothing else comes from it.
-# With pigz on its PATH dockerd inflates layers in a process of its own, which halves the time of a pull.
+# With pigz on its PATH dockerd inflates layers in a process of its own, which makes a pull up to twice as fast.
 # The daemon runs in a session of its own and survives this script; its log is /var/log/dockerd.log.
 # Exit: 0 an engine answers, 1 otherwise (the reason and the end of the log are on stderr).
 set -eu
