@@ -18,6 +18,7 @@ from envbuild.layers.format import FORMAT, MTIME
 from envbuild.layers.interpreter import ENV, compile_files, gzip_files, run_reporting, tail
 from envbuild.lock.model import Artifact
 from envbuild.oci import digest as digests
+from envbuild.oci.disk import try_lock
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
@@ -108,7 +109,11 @@ def _from_record(record: Mapping[str, object], debs: Sequence[tuple[Artifact, Pa
 
 @contextmanager
 def _scratch(store: Store, sandbox: Sandbox) -> Iterator[Path]:
-    """A scratch folder whose trees may belong to the sandbox's users."""
+    """A scratch folder whose trees may belong to the sandbox's users; removes those of builds that died."""
+    for folder in (store.root / "tmp").glob(f"{NAME}-*"):
+        if folder.is_dir() and (dead := try_lock(folder.with_name(f"{folder.name}.lock"))) is not None:
+            sandbox.remove(folder)
+            dead.release(remove=True)
     with store.scratch(NAME) as work:
         try:
             yield work

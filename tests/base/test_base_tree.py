@@ -165,6 +165,24 @@ def test_sets_that_cannot_become_a_base(tmp_path, sandbox, data, id, code):
     assert [path for path in (tmp_path / "store/tmp").iterdir() if path.is_dir()] == []
 
 
+def test_trees_of_builds_that_died_are_removed_and_those_of_others_are_not(tmp_path, sandbox):
+    store = Store.open(tmp_path / "store")
+    (store.root / "tmp/base-dead/root/etc").mkdir(parents=True)
+    os.chown(store.root / "tmp/base-dead/root/etc", 1000, 1000)
+    data = deb("Package: t\nEssential: yes\n", {})
+    (tmp_path / "x").write_bytes(data)
+    with store.scratch("base") as alive:
+        with pytest.raises(EnvbuildError, match="dpkg"):
+            build_base(
+                [(artifact("t", data), tmp_path / "x")],
+                sandbox=sandbox,
+                store=store,
+                progress=SilentProgress(),
+            )
+        assert alive.is_dir()
+    assert "base-dead" not in os.listdir(store.root / "tmp")
+
+
 def test_a_layer_of_a_small_tree_reads_like_any_other(tmp_path):
     write(tmp_path / "root/a", "x" * 1000)
     pack({"root": str(tmp_path / "root"), "out": str(tmp_path / "t.tar")}, nothing)

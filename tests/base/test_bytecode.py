@@ -156,7 +156,10 @@ def test_no_path_is_in_a_layer_twice(base, sandbox, tmp_path):
     ]
     store, fragments = compiled(pair, base, sandbox, tmp_path / "store", 1)
     layer = bytecode_layer("code", [fragments[p.sha256] for p in pair], store.layout)
-    with gzip.open(store.layout.path(layer.digest)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
+    with (
+        gzip.open(store.layout.path(layer.digest)) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
+    ):
         names = [entry.name for entry in archive]
     assert len(names) == len(set(names))
     assert [name.split("site-packages/")[1] for name in names if name.endswith(".pyc")] == [
@@ -176,7 +179,13 @@ def test_what_the_store_has_is_not_compiled_again(plans, first, tmp_path, sandbo
     assert again == fragments
     with pytest.raises(EnvbuildError):  # another interpreter, another key
         compile_wheels(
-            [plans], base_root=gone, interpreter="other", sandbox=sandbox, store=store, progress=silent, jobs=1
+            [plans],
+            base_root=gone,
+            interpreter="other",
+            sandbox=sandbox,
+            store=store,
+            progress=silent,
+            jobs=1,
         )
 
 

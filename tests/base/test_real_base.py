@@ -57,7 +57,7 @@ def test_what_users_need_works(base, sandbox, tmp_path):
     include=$(python3.11 -c 'import sysconfig; print(sysconfig.get_path("include"))')
     gcc -x c -I$include /tmp/x.c -lpython3.11 -o /root/x
     /root/x && echo compiled
-    tini -- true && echo tini
+    tini -s -- true && echo tini
     test -s /etc/ssl/certs/ca-certificates.crt && echo certificates
     dpkg --audit; dpkg-query -W -f '${db:Status-Status}\\n' | sort -u
     test -e /usr/lib/python3.11/EXTERNALLY-MANAGED && echo managed
