@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import tinyimage
 
 from envbuild.engine.docker import Docker
 from envbuild.engine.model import ImageRef
+from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 from envbuild.sandbox import Sandbox
 from envbuild.store import Store
@@ -34,10 +36,23 @@ def layout(store: Store) -> Layout:
 
 
 @pytest.fixture
-def make_image(layout: Layout) -> Callable[..., ImageRef]:
-    """Makes images in the layout. Each test has its own mark: engines keep images by digest, across tests."""
+def make_image(layout: Layout) -> Iterator[Callable[..., ImageRef]]:
+    """Makes images in the layout. Each test has its own mark: engines keep images by digest, across tests.
+
+    Whatever of them got into the machine's Docker is removed again.
+    """
     mark = hashlib.sha256(str(layout.root).encode()).hexdigest()
-    return functools.partial(tinyimage.make_image, layout, mark=mark)
+    made: list[ImageRef] = []
+
+    @functools.wraps(tinyimage.make_image)
+    def make(*extra: Layer, **fields: object) -> ImageRef:
+        made.append(tinyimage.make_image(layout, *extra, **{"mark": mark, **fields}))
+        return made[-1]
+
+    yield make
+    names = [name for image in made for name in (*image.names, image.config)]
+    if names and os.environ.get("ENVBUILD_TEST_NO_DOCKER") != "1" and Path("/usr/bin/docker").exists():
+        subprocess.run(["/usr/bin/docker", "rmi", "-f", *names], capture_output=True, check=False)
 
 
 @pytest.fixture
