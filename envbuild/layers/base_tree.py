@@ -32,7 +32,9 @@ _USER = "envbuild"
 _HOME = "home/envbuild"
 _ID = 1000
 
-_EMPTIED = ("boot", "dev", "proc", "run", "sys", "tmp", "var/cache/apt", "var/lib/apt/lists", "var/tmp")
+_EMPTIED = (
+    "boot", "dev", "proc", "run", "sys", "tmp", "var/cache/apt", "var/cache/ldconfig", "var/lib/apt/lists", "var/tmp",
+)  # fmt: skip
 _REMOVED = (
     _POLICY,
     "etc/.pwd.lock",
@@ -49,7 +51,6 @@ _REMOVED = (
     "var/cache/debconf/config.dat-old",
     "var/cache/debconf/passwords.dat-old",
     "var/cache/debconf/templates.dat-old",
-    "var/cache/ldconfig",
     "var/cache/man",
     "var/lib/dbus/machine-id",
     "var/lib/dpkg/available-old",
