@@ -24,7 +24,6 @@ def command(context: Context, everything: bool) -> None:
     store = context.store()
     locks = [read_lock(r.lock_path) for r in list_recipes(context.settings.recipes) if r.lock_path.exists()]
     keep = Keep() if everything else keep_of(locks)
-    store.close()
     freed = collect(
         context.store(),
         keep,
