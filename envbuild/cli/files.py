@@ -15,8 +15,15 @@ def replace_file(path: Path, data: bytes) -> None:
     Raises:
         EnvbuildError: exit 2 when it cannot be written; what was there stays.
     """
-    if path.exists() and path.read_bytes() == data:
+    if path.is_file() and path.read_bytes() == data:
         return
+    if path.exists() and not path.is_file():
+        raise EnvbuildError(
+            "cannot-write",
+            f"{path} is not a file",
+            hint="move it away and run the command again",
+            exit=Exit.USAGE,
+        )
     temporary: Path | None = None
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:

@@ -25,7 +25,7 @@ def command(context: Context, everything: bool) -> None:
     locks = [read_lock(r.lock_path) for r in list_recipes(context.settings.recipes) if r.lock_path.exists()]
     keep = Keep() if everything else keep_of(locks)
     freed = collect(
-        context.store(),
+        store,
         keep,
         progress=context.terminal.progress,
         remove_root=lambda p: Sandbox.detect().remove(p),

@@ -25,12 +25,14 @@ _BLOCK = 512
 def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
     """Write the archive to ``out`` and return its size in bytes.
 
-    ``out`` appears under its name only when it is complete and synced; a file that was there is replaced.
+    ``out`` appears under its name only when it is complete and synced; a file that was there is replaced. A device
+    or a pipe is written into as it is.
     Errors: ``blob-corrupt`` (exit 5), ``image-not-in-store`` (exit 3), ``cannot-write`` (exit 2).
     """
     image.check_present()
     total = archive_size(image)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    into = out.exists() and not out.is_file()
+    partial = out if into else out.with_name(f".{out.name}.{os.getpid()}.partial")
     written = 0
     try:
         with partial.open("wb") as stream:
@@ -40,8 +42,9 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
                     written += len(chunk)
                     task.advance(len(chunk))
             stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(out)
+            if not into:
+                os.fsync(stream.fileno())
+                partial.replace(out)
     except OSError as error:
         raise EnvbuildError(
             "cannot-write",
@@ -52,8 +55,9 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
             exit=Exit.USAGE,
         ) from error
     finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+        if not into:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
     return written
 
 
