@@ -1,0 +1,151 @@
+"""The main job on real input: pytorch-cuda:v2.7 from its lock, run by Docker and without an engine, built twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from realimage import REF, ROOT, Real
+
+pytestmark = [pytest.mark.real, pytest.mark.docker, pytest.mark.network]
+CANDIDATE = f"{REF}-candidate"
+DOCKER = "/usr/bin/docker"
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(
+        [DOCKER, *arguments], check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
+
+
+def in_docker(*argv: str, options: tuple[str, ...] = ()) -> str:
+    return docker("run", "--rm", "--network=none", *options, CANDIDATE, *argv)
+
+
+def test_the_digest_is_the_one_in_the_lock_and_in_the_readme(real: Real) -> None:
+    lock = json.loads((ROOT / "recipes/pytorch-cuda/v2.7/lock.json").read_text())
+    assert real.answer["digest"] == lock["image"]["digest"]
+    assert real.answer["digest"] in (ROOT / "README.md").read_text()
+    assert real.answer["candidate"] is True
+    assert real.answer["tags"] == [CANDIDATE]
+    assert len(real.answer["layers"]) <= 40
+
+
+def test_skopeo_reads_the_store(real: Real) -> None:
+    seen = json.loads(
+        subprocess.run(
+            ["skopeo", "inspect", f"oci:{real.store}/oci:{CANDIDATE}"], check=True, stdout=subprocess.PIPE
+        ).stdout
+    )
+    assert seen["Digest"] == real.answer["digest"]
+    assert seen["Labels"]["io.envbuild.torch"] == "2.7.1"
+    assert [layer["digest"] for layer in real.answer["layers"]] == seen["Layers"]
+
+
+def test_docker_runs_it(real: Real) -> None:
+    assert real.answer["engine"] == "docker"
+    assert docker("image", "inspect", "--format", "{{.Id}}", CANDIDATE).strip() == real.answer["config"]
+    said = in_docker(
+        "python",
+        "-c",
+        "import torch, deepspeed; print(torch.__version__, torch.version.cuda, deepspeed.__version__)",
+    )
+    assert "2.7.1+cu126 12.6 0.19.8" in said
+
+
+def test_what_the_table_in_the_docs_promises(real: Real) -> None:
+    said = in_docker(
+        "bash",
+        "-euc",
+        "pwd; id -un; command -v python pip deepspeed torchrun; pip check; python -m pip --version; gcc --version;"
+        " id envbuild; dpkg --audit; . /etc/os-release; echo $ID $VERSION_ID; ls /etc/machine-id /etc/ssh || true;"
+        " find / -xdev -newermt 2020-01-02 -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/etc/*' | head",
+    )
+    assert said.splitlines()[:2] == ["/workspace", "root"]
+    for name in ("python", "pip", "deepspeed", "torchrun"):
+        assert f"/opt/venv/bin/{name}" in said
+    assert "No broken requirements found" in said
+    assert "uid=1000(envbuild) gid=1000(envbuild)" in said
+    assert "debian 12" in said
+    assert said.splitlines()[-1].startswith("ls: "), (
+        f"files newer than the format's time, or a machine-id: {said}"
+    )
+
+
+def test_pip_installs_in_the_image(real: Real, tmp_path: Path) -> None:
+    (tmp_path / "hello").mkdir()
+    (tmp_path / "hello/pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "hello"\nversion = "1"\n'
+    )
+    (tmp_path / "hello/hello.py").write_text("print('installed')\n")
+    said = in_docker(
+        "sh",
+        "-c",
+        "cp -r /src/hello /tmp && pip install --no-build-isolation --no-index /tmp/hello && python -m hello",
+        options=("-v", f"{tmp_path}:/src:ro"),
+    )
+    assert said.rstrip().endswith("installed")
+
+
+def test_the_compiler_in_the_image_serves_torch_compile(real: Real) -> None:
+    program = (
+        "import torch; f = torch.compile(lambda x: torch.sin(x) + 1); print(float(f(torch.zeros(8)).sum()))"
+    )
+    assert "8.0" in in_docker("python", "-c", program)
+
+
+def test_a_second_run_makes_nothing(real: Real) -> None:
+    again = json.loads(real.envbuild("image", REF, "--json").stdout)
+    assert again["digest"] == real.answer["digest"]
+    assert again["bytes_fetched"] == 0
+    assert not any(layer["made"] for layer in again["layers"])
+
+
+@pytest.mark.parametrize("engine", ["sandbox", "oci"])
+def test_it_runs_where_no_daemon_is(real: Real, engine: str) -> None:
+    said = real.envbuild(
+        "run",
+        REF,
+        "--engine",
+        engine,
+        "--",
+        "python",
+        "-c",
+        "import torch, deepspeed; print(torch.__version__)",
+    ).stdout
+    assert said.strip().endswith("2.7.1+cu126")
+
+
+def test_the_part_of_the_suite_that_needs_no_gpu_passes_and_gives_no_tag(real: Real, tmp_path: Path) -> None:
+    report = tmp_path / "verdict.json"
+    real.envbuild("smoke", REF, "--engine", "sandbox", "--report", str(report))
+    verdict = json.loads(report.read_text())
+    assert verdict["subject"]["manifest"] == real.answer["digest"]
+    assert verdict["result"] == "candidate"
+    status = {check["id"]: check["status"] for check in verdict["checks"]}
+    assert {name for name, text in status.items() if text == "passed"} == {
+        "versions", "imports", "loaded", "operator-file", "gloo-all-reduce"
+    }  # fmt: skip
+    assert "failed" not in status.values()
+    refused = real.envbuild("promote", REF, "--verdict", str(report), "--json", check=False)
+    assert refused.returncode == 6
+    assert json.loads(refused.stdout)["error"]["id"] == "verdict-not-a-pass"
+
+
+def test_one_archive_for_every_tool(real: Real, tmp_path: Path) -> None:
+    archive = tmp_path / "image.tar"
+    real.envbuild("image", REF, "--no-load", "--output", str(archive))
+    for transport in ("oci-archive", "docker-archive"):
+        subprocess.run(["skopeo", "inspect", f"{transport}:{archive}"], check=True, stdout=subprocess.DEVNULL)
+    archive.unlink()
+
+
+def test_built_again_from_nothing_it_is_the_same(real: Real) -> None:
+    answer = json.loads(real.envbuild("image", REF, "--no-load", "--verify", "--json").stdout)
+    assert answer["verify"]["holds"] is True, answer["verify"]["differences"]
+    assert answer["verify"]["digest"] == real.answer["digest"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", answer["verify"]["conditions"]["date"])
