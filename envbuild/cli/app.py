@@ -64,19 +64,25 @@ class _Commands(click.Group):
 
 @click.group(
     cls=_Commands,
+    invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 recipe or lock, 4 network, 5 does not verify, "
     "6 the gate refuses, 7 engine.",
 )
 @click.version_option(__version__, prog_name="envbuild")
-def app() -> None:
+@click.pass_context
+def app(ctx: click.Context) -> None:
     """Reproducible deep learning images from one lock, proven on real GPUs before they get their tag."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(int(Exit.USAGE))
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with a documented code."""
     arguments = sys.argv[1:] if argv is None else argv
-    as_json = "--json" in arguments
+    own = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in own
     sys.exit(_guarded(lambda: app.main(arguments, prog_name="envbuild", standalone_mode=False), as_json))
 
 

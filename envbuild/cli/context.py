@@ -105,7 +105,7 @@ def common(function: _Function) -> _Function:
     @click.option("--quiet", "-q", is_flag=True, help="No progress on stderr; errors only.")
     @click.option(
         "--recipes",
-        type=click.Path(path_type=Path, file_okay=False),
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
         multiple=True,
         metavar="DIR",
         help="Where recipes are [default: ./recipes, then envbuild's own].",

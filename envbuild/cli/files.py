@@ -9,6 +9,26 @@ from pathlib import Path
 from envbuild.errors import EnvbuildError, Exit
 
 
+def check_target(path: Path | None) -> None:
+    """See before the work starts that a file which it ends with can be written. Devices and pipes are left alone.
+
+    Raises:
+        EnvbuildError: exit 2: its folder is not there or not writable.
+    """
+    if path is None or (path.exists() and not path.is_file() and not path.is_dir()):
+        return
+    folder = path.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK) or path.is_dir():
+        raise EnvbuildError(
+            "cannot-write",
+            f"{path} cannot be written: {'it' if path.is_dir() else folder} is "
+            + ("a folder" if path.is_dir() else "not writable" if folder.is_dir() else "no folder"),
+            where=str(path),
+            hint=f"mkdir -p {folder}, or name another file",
+            exit=Exit.USAGE,
+        )
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a reader sees the old content or the new, never a part.
 

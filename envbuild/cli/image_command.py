@@ -9,8 +9,10 @@ import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
+from envbuild.cli.files import check_target
 from envbuild.cli.proof import Proof, load_into_docker, prove
 from envbuild.cli.terminal import size
+from envbuild.engine import NAMES
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.assemble import Built
 from envbuild.image.verify import Verification, verify
@@ -27,7 +29,9 @@ from envbuild.recipe.model import Recipe
 )
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one archive to FILE.")
 @click.option("--no-load", is_flag=True, help="Do not load the image into a Docker engine.")
-@click.option("--engine", metavar="NAME", help="docker, oci or sandbox, for the suite.")
+@click.option(
+    "--engine", type=click.Choice(NAMES), help="What runs the suite [default: the first that works]."
+)
 @click.option("--verify", "verify_it", is_flag=True, help="Build again from nothing and compare.")
 @click.option("--require-verdict", is_flag=True, help="Exit 6 when the image ends as a candidate.")
 @common
@@ -47,6 +51,7 @@ def command(
     every check passes. A second run does only what changed.
     """
     started = time.monotonic()
+    check_target(output)
     ready = build(context, ref, base=None if base == "debian" else base)
     recipe, built, image = ready.recipe, ready.built, ready.image
     verification = verify(ready.lock, built.image, ready.workshop) if verify_it else None

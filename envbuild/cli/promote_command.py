@@ -9,7 +9,8 @@ import click
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.proof import give_tag, verdict_path
-from envbuild.gate import read_verdict, write_verdict
+from envbuild.gate import Verdict, expect, promote, read_verdict, subject_of, write_verdict
+from envbuild.image.assemble import image_of
 
 
 @click.command()
@@ -25,6 +26,7 @@ from envbuild.gate import read_verdict, write_verdict
 def command(context: Context, ref: str, file: Path) -> None:
     """Give the image of REF its tag, if the verdict is a pass about exactly this image. Exit 6 if not."""
     verdict = read_verdict(file)
+    _refuse_early(context, ref, verdict)
     ready = build(context, ref)
     proof = give_tag(context, ready, verdict, file)
     write_verdict(verdict_path(ready), verdict)
@@ -33,3 +35,12 @@ def command(context: Context, ref: str, file: Path) -> None:
         {"ref": ref, "digest": image.digest, "tags": list(proof.tags), "verdict": proof.to_dict()},
         f"{proof.tags[-1]}  {image.digest}",
     )
+
+
+def _refuse_early(context: Context, ref: str, verdict: Verdict) -> None:
+    """Where the lock names the image's digests, refuse a verdict before anything is fetched or built."""
+    recipe = context.recipe(ref)
+    lock = context.lock(recipe)
+    image = image_of(lock)
+    if image is not None:
+        promote(verdict, subject_of(str(recipe.ref), image), expected=expect(recipe, lock))

@@ -13,7 +13,37 @@ from envbuild.engine import NAMES, Gpus, Mount, RunCommand, detect
 from envbuild.errors import EnvbuildError, Exit
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
+class _Run(click.Command):
+    """Options stand before CMD only: ``envbuild run REF python -u train.py`` hands ``-u`` to python."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        at = self._start_of_command(args)
+        return super().parse_args(ctx, [*args[:at], "--", *args[at:]] if at < len(args) else args)
+
+    def _start_of_command(self, args: list[str]) -> int:
+        """The index of the second word that is neither an option nor an option's value."""
+        flags = {name for p in self.params if getattr(p, "is_flag", False) for name in p.opts} | {
+            "-h",
+            "--help",
+        }
+        words = 0
+        value = False
+        for index, arg in enumerate(args):
+            if value:
+                value = False
+            elif arg == "--":
+                return len(args)
+            elif arg.startswith("-") and arg != "-":
+                joined = "=" in arg if arg.startswith("--") else len(arg) > 2
+                value = not joined and arg not in flags
+            else:
+                words += 1
+                if words == 2:
+                    return index
+        return len(args)
+
+
+@click.command(cls=_Run)
 @click.argument("ref")
 @click.argument("argv", nargs=-1, type=click.UNPROCESSED)
 @click.option("--engine", type=click.Choice(NAMES), help="Which engine [default: the first that works].")
@@ -49,7 +79,7 @@ def command(
         user=user,
         gpus=parse_gpus(gpus),
         mounts=tuple(_mount(item) for item in volume),
-        shm_size=int(shm_size * (1 << 30)),
+        shm_size=_bytes(shm_size),
         network=not no_network,
         interactive=True,
         tty=sys.stdin.isatty() and sys.stdout.isatty(),
@@ -74,6 +104,17 @@ def parse_gpus(text: str | None) -> Gpus:
     )
 
 
+def _bytes(gibibytes: float) -> int:
+    if not 0 < gibibytes < 1 << 20:
+        raise EnvbuildError(
+            "bad-shm-size",
+            f"--shm-size takes GiB above 0, not {gibibytes}",
+            hint="--shm-size 8",
+            exit=Exit.USAGE,
+        )
+    return int(gibibytes * (1 << 30))
+
+
 def _assignment(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals):
@@ -92,5 +133,10 @@ def _mount(text: str) -> Mount:
             f"--volume takes HOST:PATH or HOST:PATH:ro, not {text!r}",
             hint='-v "$PWD":/workspace',
             exit=Exit.USAGE,
+        )
+    if not Path(source).exists() or not target.startswith("/"):
+        wrong = f"{target} is no absolute path" if Path(source).exists() else f"{source} does not exist"
+        raise EnvbuildError(
+            "bad-volume", f"--volume {text}: {wrong}", hint='-v "$PWD":/workspace', exit=Exit.USAGE
         )
     return Mount(source=Path(source).absolute(), target=target, read_only=mode == "ro")

@@ -8,6 +8,7 @@ import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
+from envbuild.cli.files import check_target
 from envbuild.cli.proof import ask_suite, choose_engine, verdict_path
 from envbuild.engine import NAMES
 from envbuild.engine.gpus import find_driver
@@ -35,6 +36,7 @@ def command(context: Context, ref: str, gpus: int | None, engine: str | None, re
             hint=f"--gpus {present}, or run it on another machine; `envbuild doctor` says what it sees",
             exit=Exit.ENGINE,
         )
+    check_target(report)
     ready = build(context, ref)
     chosen = choose_engine(context, ready, engine)
     given = present if gpus is None else gpus

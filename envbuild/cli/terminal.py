@@ -138,7 +138,7 @@ class Terminal:
 
     def __init__(self, *, json: bool, quiet: bool) -> None:
         self.json = json
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, emoji=False)
         self.progress: Progress
         if quiet:
             self.progress = SilentProgress()
