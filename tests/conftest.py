@@ -7,11 +7,12 @@ import pwd
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import smallimage
 
 import envbuild
 from envbuild.sandbox import Sandbox
@@ -22,6 +23,14 @@ USER = "envbuild-test"
 @pytest.fixture(scope="session")
 def sandbox() -> Sandbox:
     return Sandbox.detect()
+
+
+@pytest.fixture(scope="session")
+def small(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[smallimage.SmallWorld]:
+    """A small real image; takes some 20 s of two quiet cores. Whoever uses it is marked ``network``."""
+    world = smallimage.make_world(tmp_path_factory.mktemp("small"), sandbox)
+    yield world
+    world.remove_roots(world.store)
 
 
 @dataclass(frozen=True)
