@@ -223,7 +223,7 @@ def edited(lock: Lock, what: str) -> Lock:
 )
 def test_a_lock_that_contradicts_itself_is_refused(lock: Lock, what: str, tmp_path: Path) -> None:
     assert image_of(lock) is not None
-    for refused in (lambda bad: image_of(bad), lambda bad: locked_image(bad, Store.open(tmp_path / "store"))):
+    for refused in (image_of, lambda bad: locked_image(bad, Store.open(tmp_path / "store"))):
         with pytest.raises(EnvbuildError) as caught:
             refused(edited(lock, what))
         assert caught.value.id == "lock-contradicts-itself"
