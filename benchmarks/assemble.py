@@ -4,7 +4,9 @@
 
 The store must hold the recipe's artifacts, base and operator (``envbuild image REF`` leaves them there). Each cold
 run gets a store of its own with hard links to the artifacts, the base layer and its root, and no wheel or byte-code
-layer. The changed pin is tqdm's: the time to fetch its wheel (some 80 kB) is taken off. The peer gets a FROM with the same base, all wheels in a bind mount, uv with a cache mount and byte code on.
+layer; once with the committed lock, which names the layers' digests, and once with a lock that was never built, where
+every byte is inflated and verified as well. The changed pin is tqdm's: the time to fetch its wheel (80 kB) is taken
+off. The peer gets a FROM with the same base, all wheels in a bind mount, uv with a cache mount, and byte code on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from envbuild.cli.context import Context
@@ -25,6 +28,7 @@ from envbuild.cli.settings import resolve
 from envbuild.cli.terminal import Terminal
 from envbuild.image.assemble import image_of
 from envbuild.image.plan import plan_image
+from envbuild.lock import lock_bytes
 from envbuild.lock.model import Artifact, Lock
 from envbuild.recipe import Recipe
 from envbuild.store import Store
@@ -64,8 +68,14 @@ def main() -> None:
             _docker_base(lock, store, folder)
         for run in range(options.runs):
             cold = _cold_store(lock, store, folder / f"cold-{run}")
-            results.setdefault("envbuild, cold layers", []).append(_envbuild(options.ref, cold))
-            results.setdefault("envbuild, nothing changed", []).append(_envbuild(options.ref, cold))
+            results.setdefault("envbuild, cold layers", []).append(_envbuild(recipe, cold))
+            results.setdefault("envbuild, nothing changed", []).append(_envbuild(recipe, cold))
+            fresh = _cold_store(lock, store, folder / f"fresh-{run}")
+            unbuilt = _unbuilt(recipe, lock, folder / f"unbuilt-{run}")
+            results.setdefault("envbuild, cold layers, lock never built", []).append(
+                _envbuild(recipe, fresh, recipes=unbuilt)
+            )
+            shutil.rmtree(fresh.root)
             seconds = _pin_changed(recipe, lock, cold, folder / f"recipes-{run}", load=False)
             results.setdefault("envbuild, one pin changed", []).append(seconds)
             if not options.no_docker:
@@ -104,10 +114,19 @@ def _cold_store(lock: Lock, store: Store, folder: Path) -> Store:
     return cold
 
 
-def _envbuild(ref: str, store: Store) -> float:
+def _unbuilt(recipe: Recipe, lock: Lock, folder: Path) -> Path:
+    """A folder of recipes with a copy whose lock names no image."""
+    place = folder / recipe.ref.name / recipe.ref.tag
+    shutil.copytree(recipe.path.parent, place)
+    (place / "lock.json").write_bytes(lock_bytes(replace(lock, image=None)))
+    return folder
+
+
+def _envbuild(recipe: Recipe, store: Store, *, recipes: Path | None = None) -> float:
+    where = ["--recipes", str(recipes or recipe.path.parents[2]), "--store", str(store.root)]
     started = time.monotonic()
     subprocess.run(
-        [sys.executable, "-m", "envbuild", "image", ref, "--no-load", "--quiet", "--store", str(store.root)],
+        [sys.executable, "-m", "envbuild", "image", str(recipe.ref), "--no-load", "--quiet", *where],
         check=True,
         stdout=subprocess.DEVNULL,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -15,7 +15,7 @@ from envbuild.layers.base import base_key, base_root, build_base
 from envbuild.layers.base_image import base_from_image
 from envbuild.layers.bytecode import bytecode_layer, compile_wheels
 from envbuild.layers.files import write_files_layer
-from envbuild.layers.splice import check_conflicts, write_wheel_layer
+from envbuild.layers.splice import check_conflicts, write_known_layer, write_wheel_layer
 from envbuild.layers.wheel import WheelPlan, plan_wheel
 from envbuild.lock.model import Artifact, ImageLock, Lock
 from envbuild.native import build_operator
@@ -222,6 +222,7 @@ def _layers(
     _fetch(list(inputs.values()), workshop, account)
     account.made += [layer.name for layer in missing]
     made: dict[str, Layer] = {}
+    root = Path()
     if base is not None and by_kind["bytecode"]:
         root = _image_root(base, workshop, account)
     elif by_kind["base"] or by_kind["bytecode"]:
@@ -231,12 +232,15 @@ def _layers(
     if by_kind["wheels"] or by_kind["bytecode"]:
         with account.stage("read wheels"):
             plans = _read_wheels(missing, plan, workshop)
-        with account.stage("wheel layers"):
-            made |= _wheel_layers(by_kind["wheels"], plans, workshop)
-    if by_kind["bytecode"]:
-        with account.stage("byte code"):
-            interpreter = interpreter_key(lock) if base is None else base.digest
-            made |= _bytecode_layers(interpreter, by_kind["bytecode"], plans, root, workshop)
+        known = {layer.name: layer for layer in lock.image.layers} if lock.image and base is None else {}
+        interpreter = interpreter_key(lock) if base is None else base.digest
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            code = beside.submit(
+                _bytecode_layers, interpreter, by_kind["bytecode"], plans, root, workshop, account
+            )
+            with account.stage("wheel layers"):
+                made |= _wheel_layers(by_kind["wheels"], plans, known, workshop)
+            made |= code.result()
     for layer in missing:
         workshop.store.put_record("layer", layer.key, _to_record(made[layer.name]))
     return tuple({**done, **made}[layer.name] for layer in plan.layers)
@@ -285,9 +289,12 @@ def _read_wheels(missing: Sequence[LayerPlan], plan: Plan, workshop: Workshop) -
 
 
 def _wheel_layers(
-    layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], workshop: Workshop
+    layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], known: Mapping[str, Layer], workshop: Workshop
 ) -> dict[str, Layer]:
-    """Splice the wheel layers, ``jobs`` at a time, largest first so that the last ones are small."""
+    """Splice the wheel layers, ``jobs`` at a time, largest first so that the last ones are small.
+
+    ``known`` are the layers that the lock names: one that comes out with its digest need not be inflated to be sure.
+    """
     if not layers:
         return {}
     ordered = sorted(layers, key=lambda layer: -sum(a.size for a in layer.artifacts))
@@ -301,7 +308,11 @@ def _wheel_layers(
                 if found is not None:
                     return found
                 wheels = [plans[a.sha256] for a in layer.artifacts]
-                made = write_wheel_layer(layer.name, wheels, workshop.store.layout, inner)
+                expected = known.get(layer.name)
+                if expected is not None and write_known_layer(expected, wheels, workshop.store.layout, inner):
+                    made = expected
+                else:
+                    made = write_wheel_layer(layer.name, wheels, workshop.store.layout, inner)
                 workshop.store.put_record("layer", layer.key, _to_record(made))
                 return replace(made, artifacts=tuple(a.name for a in layer.artifacts))
 
@@ -310,24 +321,33 @@ def _wheel_layers(
 
 
 def _bytecode_layers(
-    interpreter: str, layers: Sequence[LayerPlan], plans: dict[str, WheelPlan], root: Path, workshop: Workshop
+    interpreter: str,
+    layers: Sequence[LayerPlan],
+    plans: dict[str, WheelPlan],
+    root: Path,
+    workshop: Workshop,
+    account: _Account,
 ) -> dict[str, Layer]:
     """Compile what no earlier run compiled, and put each group's fragments into its layer."""
-    fragments = compile_wheels(
-        [[plans[a.sha256] for a in layer.artifacts] for layer in layers],
-        base_root=root,
-        interpreter=interpreter,
-        sandbox=workshop.sandbox(),
-        store=workshop.store,
-        progress=workshop.progress,
-        jobs=workshop.jobs,
-    )
-    return {
-        layer.name: replace(
-            bytecode_layer(layer.name, [fragments[a.sha256] for a in layer.artifacts], workshop.store.layout),
-            artifacts=tuple(a.name for a in layer.artifacts),
+    if not layers:
+        return {}
+    with account.stage("byte code"):
+        fragments = compile_wheels(
+            [[plans[a.sha256] for a in layer.artifacts] for layer in layers],
+            base_root=root,
+            interpreter=interpreter,
+            sandbox=workshop.sandbox(),
+            store=workshop.store,
+            progress=workshop.progress,
+            jobs=workshop.jobs,
         )
-        for layer in layers
+        made = [
+            bytecode_layer(layer.name, [fragments[a.sha256] for a in layer.artifacts], workshop.store.layout)
+            for layer in layers
+        ]
+    return {
+        layer.name: replace(done, artifacts=tuple(a.name for a in layer.artifacts))
+        for layer, done in zip(layers, made, strict=True)
     }
 
 

@@ -90,6 +90,39 @@ def write_wheel_layer(name: str, plans: Sequence[WheelPlan], layout: Layout, pro
     )
 
 
+class _OtherBytes(Exception):
+    """What was written is not the blob that was expected."""
+
+
+def write_known_layer(known: Layer, plans: Sequence[WheelPlan], layout: Layout, progress: Progress) -> bool:
+    """Write the layer of ``plans``, which is ``known`` to have been made and verified before.
+
+    Equal bytes have an equal diff_id and equal contents, so only the blob is hashed: nothing is inflated.
+
+    Args:
+        known: the layer that a lock names.
+        plans: the wheels in it, in any order.
+        layout: where the blob goes.
+        progress: told of the bytes that were written.
+
+    Returns:
+        Whether the blob is ``known``. If not, nothing is left: :func:`write_wheel_layer` finds out why.
+
+    Raises:
+        EnvbuildError: as :func:`write_wheel_layer`, but for what only inflating shows.
+    """
+    try:
+        with progress.task(known.name, total=known.size) as task, layout.writer() as blob:
+            for chunk in layer_chunks(plans):
+                blob.write(chunk)
+                task.advance(len(chunk))
+            if blob.digest != known.digest:
+                raise _OtherBytes
+    except _OtherBytes:
+        return False
+    return True
+
+
 def wheel_layer_key(plans: Sequence[WheelPlan]) -> str:
     """What the bytes of the layer depend on, as one hex digest: the key of its place in the cache."""
     inputs = [[plan.file, plan.sha256] for plan in _ordered(plans)]
