@@ -91,6 +91,7 @@ def _guarded(work: Callable[[], object], as_json: bool) -> int:
     terminal = Terminal(json=as_json, quiet=True)
     try:
         result = work()
+        sys.stdout.flush()
     except EnvbuildError as error:
         terminal.error(error)
         return int(error.exit)
@@ -104,12 +105,21 @@ def _guarded(work: Callable[[], object], as_json: bool) -> int:
         terminal.console.print("stopped; running the same command again goes on from here")
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _settle_output()
         return 0
     except OSError as error:
+        _settle_output()
         terminal.error(_from_os(error))
         return int(Exit.ENGINE if error.errno is None else Exit.USAGE)
     return result if isinstance(result, int) else 0
+
+
+def _settle_output() -> None:
+    """Drop what stdout still holds and does not take, so that nothing tries again when the interpreter ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _from_os(error: OSError) -> EnvbuildError:

@@ -1,0 +1,36 @@
+"""A call of ``envbuild`` that reaches nothing, and a recipe to edit."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from clirun import NOWHERE, ROOT, Cli
+
+
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    """A copy of the committed recipe, to edit."""
+    target = tmp_path / "recipes" / "pytorch-cuda" / "v2.7"
+    shutil.copytree(ROOT / "recipes/pytorch-cuda/v2.7", target)
+    return tmp_path / "recipes"
+
+
+@pytest.fixture
+def cli(tmp_path: Path, recipes: Path) -> Cli:
+    """Nothing is reachable: index and mirrors are addresses that refuse."""
+    home = tmp_path / "home"
+    home.mkdir()
+    return Cli(
+        folder=tmp_path,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "ENVBUILD_STORE": str(tmp_path / "store"),
+            "ENVBUILD_RECIPES": str(recipes),
+            "ENVBUILD_PYTHON_INDEX": f"{NOWHERE}/simple",
+            "ENVBUILD_DEBIAN_MIRROR": f"{NOWHERE}/debian",
+        },
+    )
