@@ -62,7 +62,7 @@ def test_what_the_table_in_the_docs_promises(real: Real) -> None:
         "-euc",
         "pwd; id -un; command -v python pip deepspeed torchrun; pip check; python -m pip --version; gcc --version;"
         " id envbuild; dpkg --audit; . /etc/os-release; echo $ID $VERSION_ID; ls /etc/machine-id /etc/ssh || true;"
-        " find / -xdev -newermt 2020-01-02 -type f -not -path '/proc/*' -not -path '/sys/*' -not -path '/etc/*' -not -path /.dockerenv | head",
+        " find / -xdev -newermt 2020-01-02 -type f -not -path '/etc/*' -not -path /.dockerenv | head",
     )
     assert said.splitlines()[:2] == ["/workspace", "root"]
     for name in ("python", "pip", "deepspeed", "torchrun"):
