@@ -83,7 +83,9 @@ def main(argv: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else argv
     own = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in own
-    sys.exit(_guarded(lambda: app.main(arguments, prog_name="envbuild", standalone_mode=False), as_json))
+    code = _guarded(lambda: app.main(arguments, prog_name="envbuild", standalone_mode=False), as_json)
+    _settle_output()
+    sys.exit(code)
 
 
 def _guarded(work: Callable[[], object], as_json: bool) -> int:
@@ -105,10 +107,8 @@ def _guarded(work: Callable[[], object], as_json: bool) -> int:
         terminal.console.print("stopped; running the same command again goes on from here")
         return 130
     except BrokenPipeError:
-        _settle_output()
         return 0
     except OSError as error:
-        _settle_output()
         terminal.error(_from_os(error))
         return int(Exit.ENGINE if error.errno is None else Exit.USAGE)
     return result if isinstance(result, int) else 0

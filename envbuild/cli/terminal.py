@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -160,4 +160,5 @@ class Terminal:
             self.console.print(f"   at: {error.where}", highlight=False, markup=False, soft_wrap=True)
         self.console.print(f" hint: {error.hint}", highlight=False, markup=False, soft_wrap=True)
         if self.json:
-            sys.stdout.write(json.dumps({"error": error.to_dict()}, indent=2, ensure_ascii=False) + "\n")
+            with suppress(OSError):  # a stdout that takes nothing; stderr has told
+                sys.stdout.write(json.dumps({"error": error.to_dict()}, indent=2, ensure_ascii=False) + "\n")

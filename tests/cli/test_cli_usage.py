@@ -199,11 +199,19 @@ def test_a_closed_pipe_is_no_error(cli: Cli) -> None:
     assert done.returncode in {0, 141}
 
 
-def test_stdout_on_a_full_disk_is_one_error(cli: Cli) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_stdout_on_a_full_disk_is_one_error(cli: Cli, options: list[str], unbuffered: str) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
-            cli.argv("list"), env=cli.env, cwd=cli.folder, stdout=full, stderr=subprocess.PIPE, check=False
+            cli.argv("list", *options),
+            env={**cli.env, "PYTHONUNBUFFERED": unbuffered},
+            cwd=cli.folder,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
         )
     assert done.returncode == 2
     assert done.stderr.startswith(b"error[operating-system]: No space left on device\n")
     assert b"Exception" not in done.stderr
+    assert b"Traceback" not in done.stderr
