@@ -34,7 +34,7 @@ RECIPE = """\
 description = "a small image"
 [python]
 version = "3.11"
-packages = ["demo==1.0"]
+packages = []
 [torch]
 version = "2.7.1"
 [cuda]

@@ -32,5 +32,6 @@ def cli(tmp_path: Path, recipes: Path) -> Cli:
             "ENVBUILD_RECIPES": str(recipes),
             "ENVBUILD_PYTHON_INDEX": f"{NOWHERE}/simple",
             "ENVBUILD_DEBIAN_MIRROR": f"{NOWHERE}/debian",
+            "UV_HTTP_RETRIES": "0",
         },
     )
