@@ -1,4 +1,4 @@
-"""A small real image: Debian's interpreter from the committed lock, and three tiny wheels that are made here.
+"""A small real image: Debian's interpreter from the committed lock, and tiny wheels that are made here.
 
 Whoever uses it needs the locked .debs: from the user's own store (ENVBUILD_STORE or the default), or, where that
 lacks them, from the machine's mirror.
@@ -48,17 +48,27 @@ security-updates = false
 [gate]
 gpus = 2
 """
+WHEELS = {
+    "demo": "1.0",
+    "nvidia-cublas-cu12": "12.6.4.1",
+    "nvidia-cuda-runtime-cu12": "12.6.77",
+    "nvidia-cudnn-cu12": "9.5.1.17",
+    "nvidia-nccl-cu12": "2.26.2",
+    "other": "2.0",
+    "torch": "2.7.1",
+}
 _WANTED = ("python3.11", "python3.11-minimal", "python3", "tini", "ca-certificates", "gzip")
 
 
 def make_wheel(name: str, version: str, extra: str = "") -> tuple[str, bytes]:
     """A wheel's file name and bytes: one module, and one program of the same name."""
-    info = f"{name}-{version}.dist-info"
+    module = name.replace("-", "_")
+    info = f"{module}-{version}.dist-info"
     files = {
-        f"{name}.py": f"VERSION = {version!r}\n\n\ndef main():\n    print(VERSION)\n{extra}",
+        f"{module}.py": f"VERSION = {version!r}\n\n\ndef main():\n    print(VERSION)\n{extra}",
         f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{info}/entry_points.txt": f"[console_scripts]\n{name}-version = {name}:main\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name}-version = {module}:main\n",
     }
     record = ""
     for path, text in files.items():
@@ -72,7 +82,7 @@ def make_wheel(name: str, version: str, extra: str = "") -> tuple[str, bytes]:
             entry.external_attr = 0o100644 << 16
             entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, text)
-    return f"{name}-{version}-py3-none-any.whl", content.getvalue()
+    return f"{module}-{version}-py3-none-any.whl", content.getvalue()
 
 
 def wheel_artifact(name: str, version: str, extra: str = "", *, store: Store | None = None) -> Artifact:
@@ -154,9 +164,7 @@ def make_world(folder: Path, sandbox: Sandbox) -> SmallWorld:
     """Takes some 20 s of two quiet cores."""
     store = Store.open(folder / "store")
     debian = interpreter_closure(bring_debs(store), store)
-    wheels = [
-        wheel_artifact(*pins, store=store) for pins in (("torch", "2.7.1"), ("demo", "1.0"), ("other", "2.0"))
-    ]
+    wheels = [wheel_artifact(*pins, store=store) for pins in WHEELS.items()]
     recipes = small_recipes(folder / "recipes")
     lock = small_lock(recipes, debian, wheels)
     bare = Workshop(
