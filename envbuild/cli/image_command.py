@@ -11,7 +11,7 @@ from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target
 from envbuild.cli.proof import Proof, load_into_docker, prove
-from envbuild.cli.terminal import size
+from envbuild.cli.terminal import Terminal, size
 from envbuild.engine import NAMES
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.assemble import Built
@@ -62,14 +62,25 @@ def command(
     loaded = None if no_load else load_into_docker(context, ready)
     proof = prove(context, ready, engine=engine)
     seconds = {**built.seconds, "total": round(time.monotonic() - started, 3)}
-    _print(context, recipe, built, proof, loaded, output, verification, seconds)
+    refusal = _refusal(ref, verification, proof, require_verdict)
+    _print(context, recipe, built, proof, loaded, output, verification, seconds, refusal)
+    if refusal is None:
+        return int(Exit.DONE)
+    Terminal(json=False, quiet=True).error(refusal)  # the one JSON document holds it already
+    return int(refusal.exit)
+
+
+def _refusal(
+    ref: str, verification: Verification | None, proof: Proof, require_verdict: bool
+) -> EnvbuildError | None:
+    """Why an image that was made is not what was asked for."""
     if verification is not None and not verification.holds:
-        raise _not_reproduced(ref, verification)
+        return _not_reproduced(ref, verification)
     if require_verdict and not proof.promoted:
-        raise EnvbuildError(
+        return EnvbuildError(
             "no-verdict", f"{ref} ends as a candidate: {proof.why}", hint=proof.next_step(ref), exit=Exit.GATE
         )
-    return int(Exit.DONE)
+    return None
 
 
 def _not_reproduced(ref: str, verification: Verification) -> EnvbuildError:
@@ -91,9 +102,10 @@ def _print(
     output: Path | None,
     verification: Verification | None,
     seconds: dict[str, float],
+    refusal: EnvbuildError | None,
 ) -> None:
     total = sum(layer.size for layer in built.image.layers)
-    value = {
+    value: dict[str, object] = {
         "ref": str(recipe.ref),
         "digest": built.image.digest,
         "config": built.image.config.digest,
@@ -126,6 +138,8 @@ def _print(
             "seconds": verification.seconds,
         },
     }
+    if refusal is not None:
+        value["error"] = refusal.to_dict()
     lines = [
         f"{proof.tags[-1]}  {built.image.digest}",
         f"  {len(built.image.layers)} layers, {size(total)}; made {len(built.made)}, "

@@ -124,6 +124,11 @@ def test_a_candidate_is_done_unless_a_verdict_is_required(on_small: Cli) -> None
     done = on_small("image", REF, "--no-load", "--quiet", "--require-verdict")
     assert done.code == 6
     assert "error[no-verdict]: small:v1 ends as a candidate" in done.err
+    done = on_small("image", REF, "--no-load", "--quiet", "--require-verdict", "--json")
+    assert done.code == 6
+    assert done.value["error"]["id"] == "no-verdict"
+    assert done.value["candidate"] is True
+    assert done.err.count("error[no-verdict]") == 1
 
 
 @pytest.mark.network
