@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import lzma
 import os
+import shutil
 import tarfile
 import zipfile
 import zlib
@@ -84,13 +85,26 @@ def unpack_sdist(file: str, path: Path, folder: Path) -> None:
     """
     with _readable(file), tarfile.open(path, "r:gz") as archive:
         for member in archive:
-            parts = PurePosixPath(member.name).parts
+            parts = PurePosixPath(_inside(file, member.name)).parts
             if len(parts) > 1:
-                member.name = "/".join(parts[1:])
-                member.mtime = MTIME
-                archive.extract(member, folder, filter="data")
+                _extract(file, archive, member, folder.joinpath(*parts[1:]))
     if not (folder / "setup.py").is_file():
         raise _refused(file, "it has no setup.py")
+
+
+def _extract(file: str, archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    """Write one member: a folder or a file. ``tarfile``'s own filters need Python 3.11.4; Debian 12 has 3.11.2."""
+    if member.isdir():
+        target.mkdir(parents=True, exist_ok=True)
+        return
+    source = archive.extractfile(member) if member.isreg() else None
+    if source is None:
+        raise _refused(file, f"its member {member.name!r} is neither a file nor a folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, _CHUNK)
+    target.chmod(0o755 if member.mode & 0o111 else 0o644)
+    os.utime(target, (MTIME, MTIME))
 
 
 def _site_name(name: str) -> str | None:

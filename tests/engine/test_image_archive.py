@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -106,8 +105,8 @@ def test_skopeo_reads_it(kind: str, archive: tuple[ImageRef, Path], tmp_path: Pa
 
 def test_umoci_style_layout_inside(archive: tuple[ImageRef, Path], tmp_path: Path) -> None:
     image, path = archive
-    with tarfile.open(path) as tar:
-        tar.extractall(tmp_path / "layout", filter="data")
+    (tmp_path / "layout").mkdir()
+    subprocess.run(["tar", "-xf", path, "-C", tmp_path / "layout"], check=True)
     tool("skopeo", "inspect", f"oci:{tmp_path}/layout")
     index = json.loads((tmp_path / "layout" / "index.json").read_bytes())
     assert [entry["digest"] for entry in index["manifests"]] == [image.manifest]

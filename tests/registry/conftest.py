@@ -5,10 +5,8 @@ import hashlib
 import io
 import json
 import random
-import socket
 import subprocess
 import tarfile
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,15 +14,13 @@ from pathlib import Path
 
 import pytest
 from registry_proxy import RegistryProxy
+from registry_server import start_registry
 
 from envbuild.oci.image import Image, RunConfig
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 from envbuild.store import Http, Store
 from envbuild.store.retry import Patience
-
-# bcrypt of "secret", cost 4
-HTPASSWD = "me:$2b$04$abcdefghijklmnopqrstuu2r9OfJnfCsdneAXAGHnS4UpFFP8WIrW\n"
 
 
 @dataclass(frozen=True)
@@ -37,34 +33,6 @@ class Pushed:
     docker: str
     index: str
     no_amd64: str
-
-
-def start_registry(folder: Path, *, htpasswd: Path | None = None) -> tuple[subprocess.Popen[bytes], int]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-    }
-    if htpasswd is not None:
-        config["auth"] = {"htpasswd": {"realm": "test", "path": str(htpasswd)}}
-    (folder / "config.yml").write_text(json.dumps(config))
-    process = subprocess.Popen(
-        ["docker-registry", "serve", str(folder / "config.yml")],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return process, port
-        except OSError:
-            time.sleep(0.05)
-    process.kill()
-    raise RuntimeError("docker-registry did not start")
 
 
 def make_image(layout: Layout) -> Image:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from registry_proxy import RegistryProxy, changed, cut, flip, redirect, stall, status
+from registry_server import HTPASSWD, start_registry
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import LAYER_GZIP
@@ -253,8 +254,6 @@ def test_blobs_may_be_elsewhere_and_the_token_does_not_follow(
 def test_a_password_is_sent_where_the_registry_asks_for_it(
     store: Store, http: Http, pushed: Pushed, tmp_path: Path
 ) -> None:
-    from conftest import HTPASSWD, start_registry
-
     (tmp_path / "htpasswd").write_text(HTPASSWD)
     folder = tmp_path / "registry"
     folder.mkdir()
