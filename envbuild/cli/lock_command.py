@@ -10,7 +10,7 @@ import click
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import replace_file
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.assemble import image_of
+from envbuild.image.locked import image_of
 from envbuild.lock import Indexes, Lock, check, lock_bytes, read_lock, requirements_txt, resolve
 from envbuild.recipe.model import Recipe
 from envbuild.store import Http

@@ -10,7 +10,7 @@ from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.proof import give_tag, verdict_path
 from envbuild.gate import Verdict, expect, promote, read_verdict, subject_of, write_verdict
-from envbuild.image.assemble import image_of
+from envbuild.image.locked import image_of
 
 
 @click.command()

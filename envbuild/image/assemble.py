@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.image.locked import compare, locked_image, recorded, to_record
 from envbuild.image.plan import ImageBase, LayerPlan, Plan, interpreter_key, plan_image
 from envbuild.layers.base import base_key, base_root, build_base
 from envbuild.layers.base_image import base_from_image
@@ -101,7 +102,7 @@ def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -
     layers = (*plan.given, *_layers(lock, plan, base, workshop, account))
     image = Image(layers=layers, run=plan.run, created=plan.created, annotations=plan.annotations)
     if base is None:
-        _compare(lock, image)
+        compare(lock, image)
     workshop.store.layout.put(image.config_bytes)
     workshop.store.layout.put(image.manifest_bytes)
     return Built(
@@ -111,37 +112,6 @@ def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -
         bytes_fetched=account.fetched,
         seconds=account.seconds,
     )
-
-
-def image_of(lock: Lock) -> Image | None:
-    """The image that a built lock names, as a value; ``None`` when the lock was never built.
-
-    Raises:
-        EnvbuildError: exit 5 when the lock's own parts contradict each other.
-    """
-    if lock.image is None or (lock.native is not None and lock.native.wheel is None):
-        return None
-    plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
-    image = Image(layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations)
-    if (image.digest, image.config.digest) != (lock.image.digest, lock.image.config):
-        raise EnvbuildError(
-            "lock-contradicts-itself",
-            f"the lock names the image {lock.image.digest}, but its inputs and layers give {image.digest}",
-            where="$.image.digest",
-            hint=f"the lock was edited, or made by another envbuild: run `envbuild lock {lock.ref}`",
-            exit=Exit.VERIFY,
-        )
-    return image
-
-
-def locked_image(lock: Lock, store: Store) -> Image | None:
-    """The lock's image, if the store has all of its blobs."""
-    image = image_of(lock)
-    if image is None:
-        return None
-    layout = store.layout
-    blobs = [image.manifest, image.config, *(layer.descriptor for layer in image.layers)]
-    return image if all(layout.has(blob.digest, blob.size) for blob in blobs) else None
 
 
 def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact | None:
@@ -242,27 +212,8 @@ def _layers(
                 made |= _wheel_layers(by_kind["wheels"], plans, known, workshop)
             made |= code.result()
     for layer in missing:
-        workshop.store.put_record("layer", layer.key, _to_record(made[layer.name]))
+        workshop.store.put_record("layer", layer.key, to_record(made[layer.name]))
     return tuple({**done, **made}[layer.name] for layer in plan.layers)
-
-
-def recorded(layer: LayerPlan, store: Store) -> Layer | None:
-    """The layer that an earlier run made of the same inputs, if its blob is still there."""
-    record = store.record("layer", layer.key)
-    if record is None:
-        return None
-    found = Layer(
-        name=layer.name,
-        digest=str(record["digest"]),
-        diff_id=str(record["diff_id"]),
-        size=int(str(record["size"])),
-        artifacts=tuple(a.name for a in layer.artifacts),
-    )
-    return found if store.layout.has(found.digest, found.size) else None
-
-
-def _to_record(layer: Layer) -> dict[str, object]:
-    return {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
 
 
 def _read_wheels(missing: Sequence[LayerPlan], plan: Plan, workshop: Workshop) -> dict[str, WheelPlan]:
@@ -313,7 +264,7 @@ def _wheel_layers(
                     made = expected
                 else:
                     made = write_wheel_layer(layer.name, wheels, workshop.store.layout, inner)
-                workshop.store.put_record("layer", layer.key, _to_record(made))
+                workshop.store.put_record("layer", layer.key, to_record(made))
                 return replace(made, artifacts=tuple(a.name for a in layer.artifacts))
 
         with ThreadPoolExecutor(max_workers=workshop.jobs) as pool:
@@ -356,21 +307,3 @@ def _fetch(artifacts: Sequence[Artifact], workshop: Workshop, account: _Account)
     if missing:
         with account.stage("fetch"):
             account.fetched += workshop.fetch(missing)
-
-
-def _compare(lock: Lock, image: Image) -> None:
-    """Refuse an image that is not the one the lock names."""
-    expected = lock.image
-    if expected is None or expected.digest == image.digest:
-        return
-    before = {layer.name: layer.diff_id for layer in expected.layers}
-    after = {layer.name: layer.diff_id for layer in image.layers}
-    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
-    what = f"layers that differ: {', '.join(changed)}" if changed else "the layers agree, the config does not"
-    raise EnvbuildError(
-        "digest-differs",
-        f"{lock.ref} was built as {image.digest}; the lock says {expected.digest}; {what}",
-        where="$.image.digest",
-        hint=f"`envbuild image {lock.ref} --verify` shows the paths; `envbuild lock {lock.ref}` accepts new inputs",
-        exit=Exit.VERIFY,
-    )

@@ -63,18 +63,15 @@ def verify(lock: Lock, image: Image, workshop: Workshop) -> Verification:
             os.link(store.artifact(artifact.sha256), target)
         try:
             built = assemble(bare, replace(workshop, store=second, jobs=jobs))
-            differences = (
-                ()
-                if built.image.digest == image.digest
-                else tuple(_differences(image, built.image, store, second))
-            )
+            same = built.image.digest == image.digest
+            different = () if same else tuple(differences(image, built.image, store, second))
         finally:
             _remove_roots(second, workshop)
     return Verification(
         digest=built.image.digest,
         expected=image.digest,
         conditions={**conditions, "jobs": str(jobs), "folder": "another"},
-        differences=differences,
+        differences=different,
         seconds=built.seconds,
     )
 
@@ -105,7 +102,7 @@ def _other_conditions() -> Iterator[dict[str, str]]:
         time.tzset()
 
 
-def _differences(first: Image, second: Image, first_store: Store, second_store: Store) -> Iterator[str]:
+def differences(first: Image, second: Image, first_store: Store, second_store: Store) -> Iterator[str]:
     """What differs, as ``layer: path: what``, at most fifty lines a layer."""
     others = {layer.name: layer for layer in second.layers}
     for layer in first.layers:

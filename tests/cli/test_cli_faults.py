@@ -19,7 +19,7 @@ from clirun import NOWHERE, Cli
 from smallimage import COMMITTED, REF, make_wheel, small_lock, small_recipes, wheel_artifact
 
 from envbuild.gate import expect, subject_of
-from envbuild.image.assemble import image_of
+from envbuild.image.locked import image_of
 from envbuild.lock import Lock, lock_bytes, read_lock
 from envbuild.oci.image import Image
 from envbuild.recipe import load_recipe, parse_ref

@@ -21,8 +21,9 @@ from smallimage import SmallWorld, wheel_artifact
 from envbuild.engine import ImageRef, RunCommand, detect
 from envbuild.engine.model import Streams
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.assemble import assemble, locked_image
+from envbuild.image.assemble import assemble
 from envbuild.image.base import pull_base
+from envbuild.image.locked import locked_image
 from envbuild.image.verify import verify
 from envbuild.layers.format import MTIME
 from envbuild.lock import Lock, lock_bytes

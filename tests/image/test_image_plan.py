@@ -10,7 +10,7 @@ import pytest
 
 import envbuild
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.assemble import image_of, locked_image
+from envbuild.image.locked import image_of, locked_image
 from envbuild.image.plan import Plan, plan_image
 from envbuild.lock import Lock, read_lock
 from envbuild.lock.model import Artifact, ImageLock

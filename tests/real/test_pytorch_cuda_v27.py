@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from realimage import REF, ROOT, Real
+
+from envbuild.engine import ImageRef, Mount, Streams, detect
+from envbuild.gate import expect, stage, suite_command
+from envbuild.layers.format import SITE
+from envbuild.lock import read_lock
+from envbuild.progress import SilentProgress
+from envbuild.recipe import load_recipe, parse_ref
+from envbuild.store import Store
 
 pytestmark = [pytest.mark.real, pytest.mark.docker, pytest.mark.network]
 CANDIDATE = f"{REF}-candidate"
@@ -149,3 +159,34 @@ def test_built_again_from_nothing_it_is_the_same(real: Real) -> None:
     assert answer["verify"]["holds"] is True, answer["verify"]["differences"]
     assert answer["verify"]["digest"] == real.answer["digest"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", answer["verify"]["conditions"]["date"])
+
+
+def test_a_candidate_whose_operator_is_the_cpu_one_is_refused(real: Real, tmp_path: Path) -> None:
+    """What DeepSpeed builds on a machine without a GPU unless told otherwise, in place of the shipped file."""
+    name = "fused_adam_op.cpython-311-x86_64-linux-gnu.so"
+    (tmp_path / "cpu.c").write_text("int PyInit_fused_adam_op(void) { return 0; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / name, tmp_path / "cpu.c"], check=True)
+    store = Store.open(real.store)
+    recipe = load_recipe(parse_ref(REF), [ROOT / "recipes"])
+    expectations = expect(recipe, read_lock(recipe.lock_path), gpus_given=0)
+    image = ImageRef.read(store.layout, real.answer["digest"], (CANDIDATE,))
+    engine = detect("sandbox", store, os.environ, jobs=2)[0]
+    engine.load(image, SilentProgress())
+    (tmp_path / "suite").mkdir()
+    stage(tmp_path / "suite", expectations)
+    command = suite_command(tmp_path / "suite", expectations, gpus=0)
+    shipped = f"/{SITE}/deepspeed/ops/adam/{name}"
+    command = replace(
+        command,
+        argv=(*command.argv, "--only", "versions", "--only", "operator-file"),
+        mounts=(*command.mounts, Mount(source=tmp_path / name, target=shipped)),
+    )
+    with (tmp_path / "report").open("w+b") as out:
+        status = engine.run(image, command, Streams(stdin=0, stdout=out.fileno(), stderr=2))
+        out.seek(0)
+        checks = {check["id"]: check for check in json.load(out)["checks"]}
+    assert status == 1
+    assert checks["operator-file"]["status"] == "failed"
+    assert "libcudart" in checks["operator-file"]["expected"]
+    assert checks["versions"]["status"] == "failed"
+    assert name in checks["versions"]["seen"]

@@ -1,0 +1,79 @@
+"""What a lock says its image is, and what the store already has of it."""
+
+from __future__ import annotations
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.image.plan import LayerPlan, plan_image
+from envbuild.lock.model import Lock
+from envbuild.oci.image import Image
+from envbuild.oci.layer import Layer
+from envbuild.store import Store
+
+
+def image_of(lock: Lock) -> Image | None:
+    """The image that a built lock names, as a value; ``None`` when the lock was never built.
+
+    Raises:
+        EnvbuildError: exit 5 when the lock's own parts contradict each other.
+    """
+    if lock.image is None or (lock.native is not None and lock.native.wheel is None):
+        return None
+    plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
+    image = Image(layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations)
+    if (image.digest, image.config.digest) != (lock.image.digest, lock.image.config):
+        raise EnvbuildError(
+            "lock-contradicts-itself",
+            f"the lock names the image {lock.image.digest}, but its inputs and layers give {image.digest}",
+            where="$.image.digest",
+            hint=f"the lock was edited, or made by another envbuild: run `envbuild lock {lock.ref}`",
+            exit=Exit.VERIFY,
+        )
+    return image
+
+
+def locked_image(lock: Lock, store: Store) -> Image | None:
+    """The lock's image, if the store has all of its blobs."""
+    image = image_of(lock)
+    if image is None:
+        return None
+    layout = store.layout
+    blobs = [image.manifest, image.config, *(layer.descriptor for layer in image.layers)]
+    return image if all(layout.has(blob.digest, blob.size) for blob in blobs) else None
+
+
+def recorded(layer: LayerPlan, store: Store) -> Layer | None:
+    """The layer that an earlier run made of the same inputs, if its blob is still there."""
+    record = store.record("layer", layer.key)
+    if record is None:
+        return None
+    found = Layer(
+        name=layer.name,
+        digest=str(record["digest"]),
+        diff_id=str(record["diff_id"]),
+        size=int(str(record["size"])),
+        artifacts=tuple(a.name for a in layer.artifacts),
+    )
+    return found if store.layout.has(found.digest, found.size) else None
+
+
+def to_record(layer: Layer) -> dict[str, object]:
+    """What the store remembers of a layer that was made: :func:`recorded` reads it."""
+    return {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
+
+
+def compare(lock: Lock, image: Image) -> None:
+    """Refuse an image that is not the one the lock names."""
+    expected = lock.image
+    if expected is None or expected.digest == image.digest:
+        return
+    before = {layer.name: layer.diff_id for layer in expected.layers}
+    after = {layer.name: layer.diff_id for layer in image.layers}
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    what = f"layers that differ: {', '.join(changed)}" if changed else "the layers agree, the config does not"
+    raise EnvbuildError(
+        "digest-differs",
+        f"{lock.ref} was built as {image.digest}; the lock says {expected.digest}; {what}",
+        where="$.image.digest",
+        hint=f"`envbuild image {lock.ref} --verify` shows the paths; `envbuild lock {lock.ref}` accepts new inputs",
+        exit=Exit.VERIFY,
+    )
