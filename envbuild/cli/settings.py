@@ -12,6 +12,7 @@ from platformdirs import user_cache_path, user_config_path
 
 from envbuild.errors import EnvbuildError, Exit
 
+_ENGINES = ("docker", "oci", "sandbox")
 _KEYS = {
     "store": "ENVBUILD_STORE",
     "recipes": "ENVBUILD_RECIPES",
@@ -19,6 +20,7 @@ _KEYS = {
     "engine": "ENVBUILD_ENGINE",
     "python-index": "ENVBUILD_PYTHON_INDEX",
     "debian-mirror": "ENVBUILD_DEBIAN_MIRROR",
+    "debian-security-mirror": "ENVBUILD_DEBIAN_SECURITY_MIRROR",
     "debian-keyring": "ENVBUILD_DEBIAN_KEYRING",
     "artifact-mirror": "ENVBUILD_ARTIFACT_MIRROR",
 }
@@ -67,9 +69,20 @@ def resolve(
         json=json,
         quiet=quiet,
         jobs=jobs,
-        engine=engine or merged.get("ENVBUILD_ENGINE") or None,
+        engine=engine or _engine(merged.get("ENVBUILD_ENGINE")),
         environ=merged,
     )
+
+
+def _engine(text: str | None) -> str | None:
+    if text and text not in _ENGINES:
+        raise EnvbuildError(
+            "bad-setting",
+            f"ENVBUILD_ENGINE is {text!r}",
+            hint=f"give one of {', '.join(_ENGINES)}, or unset it for the first that works",
+            exit=Exit.USAGE,
+        )
+    return text or None
 
 
 def _jobs(text: str | None) -> int:

@@ -65,3 +65,11 @@ def test_jobs_is_a_whole_number_from_one(text: str) -> None:
     with pytest.raises(EnvbuildError) as caught:
         resolve({"ENVBUILD_JOBS": text})
     assert caught.value.id == "bad-setting"
+
+
+def test_an_engine_that_does_not_exist_is_refused_before_anything_starts() -> None:
+    assert resolve({"ENVBUILD_ENGINE": "oci"}).engine == "oci"
+    with pytest.raises(EnvbuildError) as caught:
+        resolve({"ENVBUILD_ENGINE": "podmann"})
+    assert caught.value.id == "bad-setting"
+    assert "docker, oci, sandbox" in caught.value.hint
