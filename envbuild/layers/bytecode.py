@@ -168,6 +168,7 @@ def _keep(
             out.write(part.read_bytes())
             part.unlink()
     record: dict[str, Any] = {"size": joined.stat().st_size, "files": files, "skipped": skipped}
+    record["of"] = work.plan.sha256  # garbage collection keeps the fragment as long as the wheel
     record["sha256"] = store.adopt(joined)
     store.put_record("bytecode", fragment_key(work.plan.sha256, interpreter, work.without), record)
     return _fragment(work, store, record)

@@ -74,6 +74,7 @@ def collect(
         blobs, diff_ids = _reachable(store.layout, keep.digests)
         roots = {_bare(digest) for digest in (*keep.roots, *diff_ids)}
         kept = {_bare(digest) for digest in blobs} | {_bare(sha256) for sha256 in keep.artifacts}
+        kept |= _derived(store.root / "cache", kept)
         blob_names, blob_bytes = _remove_files(store.layout.blob_folder, kept, task)
         names, artifact_bytes = _remove_files(store.root / "artifacts" / "sha256", kept, task)
         _, partial_bytes = _remove_files(store.partial, kept, task)
@@ -87,6 +88,22 @@ def collect(
             records=records,
             bytes=blob_bytes + artifact_bytes + partial_bytes + root_bytes,
         )
+
+
+def _derived(cache: Path, kept: set[str]) -> set[str]:
+    """What was made of a kept artifact: the ``sha256`` of each record whose ``of`` is kept."""
+    found: set[str] = set()
+    for kind in _entries(cache):
+        for path in _entries(kind):
+            with suppress(OSError, ValueError):
+                record = json.loads(path.read_bytes())
+                if (
+                    isinstance(record, dict)
+                    and record.get("of") in kept
+                    and isinstance(record.get("sha256"), str)
+                ):
+                    found.add(record["sha256"])
+    return found
 
 
 def _remove_files(folder: Path, kept: set[str], task: Task) -> tuple[set[str], int]:

@@ -96,6 +96,21 @@ def test_records_of_what_is_gone_go_too(store: Store) -> None:
     assert freed.records == 2
 
 
+def test_what_was_made_of_a_kept_artifact_stays_with_it(store: Store, tmp_path: Path) -> None:
+    names = {}
+    for name in ("wheel", "its byte code", "another wheel", "the other's byte code"):
+        (tmp_path / "file").write_text(name)
+        names[name] = store.adopt(tmp_path / "file")
+    store.put_record("bytecode", "a", {"of": names["wheel"], "sha256": names["its byte code"]})
+    store.put_record(
+        "bytecode", "b", {"of": names["another wheel"], "sha256": names["the other's byte code"]}
+    )
+    collect(store, Keep(artifacts=frozenset({names["wheel"]})), progress=SilentProgress())
+    assert [name for name, sha256 in names.items() if store.has(sha256)] == ["wheel", "its byte code"]
+    assert store.record("bytecode", "a") is not None
+    assert store.record("bytecode", "b") is None
+
+
 def test_unfinished_downloads_stay_for_kept_artifacts(store: Store) -> None:
     for name in ("a" * 64, "b" * 64):
         (store.partial / f"{name}.part").write_bytes(b"half")
