@@ -21,6 +21,11 @@ from envbuild.store import Http
 @click.option("--check", "check_only", is_flag=True, help="Write nothing; exit 3 and say what differs.")
 @click.option("--upgrade", multiple=True, metavar="NAME", help="Move this package, and what must follow.")
 @click.option(
+    "--forget-built",
+    is_flag=True,
+    help="Forget the digests of what was built; the next build names them anew.",
+)
+@click.option(
     "--date",
     type=click.DateTime(["%Y-%m-%d"]),
     metavar="YYYY-MM-DD",
@@ -28,7 +33,12 @@ from envbuild.store import Http
 )
 @common
 def command(
-    context: Context, ref: str, check_only: bool, upgrade: tuple[str, ...], date: datetime.datetime | None
+    context: Context,
+    ref: str,
+    check_only: bool,
+    upgrade: tuple[str, ...],
+    forget_built: bool,
+    date: datetime.datetime | None,
 ) -> None:
     """Resolve the recipe REF (name:tag) and write every input's hash to lock.json beside it.
 
@@ -52,7 +62,9 @@ def command(
         store=context.store(),
         progress=context.terminal.progress,
     )
-    if not _holds(lock):
+    if forget_built:
+        lock = replace(lock, image=None, native=replace(lock.native, wheel=None) if lock.native else None)
+    elif not _holds(lock):
         lock = replace(lock, image=None)
     changed = previous is None or lock_bytes(previous) != lock_bytes(lock)
     replace_file(recipe.lock_path, lock_bytes(lock))

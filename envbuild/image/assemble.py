@@ -139,7 +139,8 @@ def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact | N
             "operator-differs",
             f"the compiled DeepSpeed wheel is sha256 {wheel.sha256}; the lock says {native.wheel.sha256}",
             where=native.wheel.file,
-            hint=f"same inputs must give the same bytes; `envbuild lock {lock.ref}` forgets the old one",
+            hint="the same inputs must give the same bytes: please report both hashes; "
+            f"`envbuild lock {lock.ref} --forget-built` accepts the new one",
             exit=Exit.VERIFY,
         )
     return wheel

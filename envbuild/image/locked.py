@@ -74,6 +74,7 @@ def compare(lock: Lock, image: Image) -> None:
         "digest-differs",
         f"{lock.ref} was built as {image.digest}; the lock says {expected.digest}; {what}",
         where="$.image.digest",
-        hint=f"`envbuild image {lock.ref} --verify` shows the paths; `envbuild lock {lock.ref}` accepts new inputs",
+        hint="the same lock must give the same bytes: please report it; "
+        f"`envbuild lock {lock.ref} --forget-built` accepts the new image",
         exit=Exit.VERIFY,
     )

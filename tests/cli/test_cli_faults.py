@@ -81,6 +81,16 @@ def test_list_shows_a_stale_and_a_missing_lock(cli: Cli, recipe: Path) -> None:
     assert (row["lock"], row["image"]) == ("missing", None)
 
 
+def test_forgetting_what_was_built_keeps_the_inputs(cli: Cli, recipe: Path) -> None:
+    """With unchanged inputs no index is asked."""
+    path = recipe.with_name("lock.json")
+    before = read_lock(path)
+    assert before.image is not None
+    assert before.native is not None
+    assert cli("lock", V27, "--forget-built").code == 0
+    assert read_lock(path) == replace(before, image=None, native=replace(before.native, wheel=None))
+
+
 def test_a_missing_lock(cli: Cli, recipe: Path) -> None:
     recipe.with_name("lock.json").unlink()
     assert f"run `envbuild lock {V27}`" in cli.fails(3, "no-lock", "image", V27).err
