@@ -52,6 +52,7 @@ def verify(lock: Lock, image: Image, workshop: Workshop) -> Verification:
     locked = [*lock.debian, *lock.python]
     if lock.native is not None:
         locked += [lock.native.source, *lock.native.toolchain, *lock.native.build]
+    locked = list({artifact.sha256: artifact for artifact in locked}.values())
     missing = [a for a in locked if not store.has(a.sha256, a.size)]
     if missing:
         workshop.fetch(missing)
