@@ -33,6 +33,9 @@ from envbuild.lock.model import Artifact, Lock
 from envbuild.recipe import Recipe
 from envbuild.store import Store
 
+PINS = ("4.67.1", "4.67.0", "4.66.6", "4.66.5", "4.66.4")
+"""Versions of tqdm, one for each run: a pin that was changed before is not changed."""
+
 DOCKERFILE = """\
 FROM envbuild-benchmark-base
 COPY requirements.txt /tmp/requirements.txt
@@ -49,7 +52,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("ref")
-    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--runs", type=int, default=3, choices=range(1, len(PINS) + 1))
     parser.add_argument("--store", type=Path)
     parser.add_argument("--no-docker", action="store_true")
     options = parser.parse_args()
@@ -76,11 +79,12 @@ def main() -> None:
                 _envbuild(recipe, fresh, recipes=unbuilt)
             )
             shutil.rmtree(fresh.root)
-            seconds = _pin_changed(recipe, lock, cold, folder / f"recipes-{run}", load=False)
+            seconds = _pin_changed(recipe, lock, cold, folder / f"recipes-{run}", PINS[run], load=False)
             results.setdefault("envbuild, one pin changed", []).append(seconds)
             if not options.no_docker:
                 again = folder / f"recipes-docker-{run}"
-                seconds = _pin_changed(recipe, lock, store, again, load=True)
+                _load(recipe, store)
+                seconds = _pin_changed(recipe, lock, store, again, PINS[run], load=True)
                 results.setdefault("envbuild, one pin changed, until docker run", []).append(seconds)
                 seconds = _docker_build(lock, store, folder, run)
                 results.setdefault("docker buildx build, until docker run", []).append(seconds)
@@ -139,12 +143,29 @@ def _envbuild(recipe: Recipe, store: Store, *, recipes: Path | None = None) -> f
     return time.monotonic() - started
 
 
-def _pin_changed(recipe: Recipe, lock: Lock, store: Store, folder: Path, *, load: bool) -> float:
+def _load(recipe: Recipe, store: Store) -> None:
+    """Let the engine have the image before the change."""
+    command = [
+        sys.executable,
+        "-m",
+        "envbuild",
+        "image",
+        str(recipe.ref),
+        "--quiet",
+        "--store",
+        str(store.root),
+    ]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _pin_changed(
+    recipe: Recipe, lock: Lock, store: Store, folder: Path, version: str, *, load: bool
+) -> float:
     """A copy of the recipe with another tqdm, locked, built on a store that has the image before the change."""
     place = folder / recipe.ref.name / recipe.ref.tag
     shutil.copytree(recipe.path.parent, place)
     text = (place / "recipe.toml").read_text()
-    (place / "recipe.toml").write_text(text.replace("packages = [", 'packages = ["tqdm==4.67.1", ', 1))
+    (place / "recipe.toml").write_text(text.replace("packages = [", f'packages = ["tqdm=={version}", ', 1))
     envbuild = [sys.executable, "-m", "envbuild"]
     where = ["--recipes", str(folder), "--store", str(store.root), "--quiet", "--json"]
     subprocess.run([*envbuild, "lock", str(recipe.ref), *where], check=True, stdout=subprocess.DEVNULL)

@@ -79,12 +79,12 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
     debian = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
     layers = [debian] if base is None else []
     layers += [LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), repr(files)))]
-    layers += [
+    interpreter = interpreter_key(lock) if base is None else base.digest
+    packages = [
         LayerPlan(name=name, kind="wheels", artifacts=members, key=_key("wheels", members))
         for name, members in grouped(wheels, group_of).items()
     ]
-    interpreter = interpreter_key(lock) if base is None else base.digest
-    layers += [
+    packages += [
         LayerPlan(
             name=f"{name}-bytecode",
             kind="bytecode",
@@ -93,6 +93,7 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
         )
         for name, members in grouped(wheels, code_group_of).items()
     ]
+    layers += sorted(packages, key=_height)
     return Plan(
         given=base.layers if base else (),
         layers=tuple(layers),
@@ -107,15 +108,24 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
 
 
 def grouped(wheels: Iterable[Artifact], group: Callable[[str], str]) -> dict[str, tuple[Artifact, ...]]:
-    """Wheels by layer, in name order; DeepSpeed, which depends on most others, last.
+    """Wheels by layer, in name order.
 
     Grouping is by name only, never by size: changing one package changes one layer.
     """
     groups: dict[str, list[Artifact]] = {}
     for wheel in sorted(wheels, key=lambda item: item.name):
         groups.setdefault(group(wheel.name), []).append(wheel)
-    order = sorted(groups, key=lambda name: (name == "deepspeed", name))
-    return {name: tuple(groups[name]) for name in order}
+    return {name: tuple(groups[name]) for name in sorted(groups)}
+
+
+def _height(layer: LayerPlan) -> tuple[int, bool, str]:
+    """Where a layer lies: big packages low, then DeepSpeed, then the small ones that share layers.
+
+    An engine unpacks again whatever lies above a layer that changed (config.md, "Layer ChainID"), and it is the small
+    packages whose pins change often. A package's byte code lies with it.
+    """
+    shared, deepspeed = layer.name.startswith("python-"), layer.name.startswith("deepspeed")
+    return (2 if shared else int(deepspeed), layer.kind == "bytecode", layer.name)
 
 
 def skeleton(lock: Lock) -> tuple[FileEntry, ...]:
