@@ -105,7 +105,7 @@ def test_image_names_its_digests_in_the_lock(on_small: Cli, small: SmallWorld) -
         layer.digest for layer in small.built.image.layers
     ]
     assert not any(layer["made"] for layer in value["layers"])
-    assert set(small.store.layout.tags()) == {"small:v1-candidate"}
+    assert "small:v1-candidate" in small.store.layout.tags()
     assert (on_small.folder / "small.tar").stat().st_size > value["size"]
     lock = read_lock(on_small.folder / "small/small/v1/lock.json")
     assert lock.image == small.built.lock
