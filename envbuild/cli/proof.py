@@ -31,6 +31,7 @@ class Proof:
     verdict: Verdict | None
     path: Path | None
     why: str
+    other_base: bool = False
 
     def to_dict(self) -> dict[str, object] | None:
         """The ``verdict`` object of ``envbuild image --json``; ``None`` where the suite was not run."""
@@ -46,6 +47,10 @@ class Proof:
 
     def next_step(self, ref: str) -> str:
         """Which command to run where."""
+        if self.other_base:
+            return (
+                f"`envbuild image {ref}` makes the image that the lock names, which can be proven and tagged"
+            )
         if self.verdict is not None and self.verdict.result == "failed":
             return f"`envbuild smoke {ref}` shows the failing checks with hints"
         return (

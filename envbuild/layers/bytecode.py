@@ -34,6 +34,7 @@ _LEVEL = 4
 _UNIT = 1 << 20
 """Sources are compiled in runs of about this many bytes, a gzip member each: part of the layer's bytes."""
 
+_TMP = "/tmp"  # noqa: S108 -- in the sandbox, whose /tmp is its own
 _START = (
     "import sys; sys.path.insert(0, '/tmp/lib'); from envbuild.layers.bytecode_driver import main; main()"
 )
@@ -186,17 +187,22 @@ def _compile(
     owner: dict[str, WheelPlan] = {}
     for item in works:
         plan = item.plan
-        place = f"/tmp/wheels/{folders.index(plan.wheel.parent.absolute())}/{plan.wheel.name}"  # noqa: S108
+        place = f"{_TMP}/wheels/{folders.index(plan.wheel.parent.absolute())}/{plan.wheel.name}"
         for unit in _units(item.sources):
             target = f"{len(units)}.gz"
             owner[target] = plan
             units.append({"target": target, "wheel": place, **unit})
     binds = (
-        Bind(source=Path(__file__).parents[1], target="/tmp/lib/envbuild"),  # noqa: S108
-        Bind(source=out, target="/tmp/out", read_only=False),  # noqa: S108
-        *(Bind(source=path, target=f"/tmp/wheels/{number}") for number, path in enumerate(folders)),  # noqa: S108
+        Bind(source=Path(__file__).parents[1], target=f"{_TMP}/lib/envbuild"),
+        Bind(source=out, target=f"{_TMP}/out", read_only=False),
+        *(Bind(source=path, target=f"{_TMP}/wheels/{number}") for number, path in enumerate(folders)),
     )
-    spec = {"jobs": jobs, "level": _LEVEL, "out": "/tmp/out", "units": sorted(units, key=_cost, reverse=True)}  # noqa: S108
+    spec = {
+        "jobs": jobs,
+        "level": _LEVEL,
+        "out": f"{_TMP}/out",
+        "units": sorted(units, key=_cost, reverse=True),
+    }
     answer = _drive(spec, binds, work, base_root, sandbox, progress)
     if answer["damaged"]:
         place = answer["damaged"][0]

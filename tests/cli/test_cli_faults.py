@@ -18,6 +18,7 @@ import pytest
 from clirun import NOWHERE, Cli
 from smallimage import COMMITTED, REF, make_wheel, small_lock, small_recipes, wheel_artifact
 
+from envbuild.cli.image_command import _on_another_base
 from envbuild.gate import expect, subject_of
 from envbuild.image.locked import image_of
 from envbuild.lock import Lock, lock_bytes, read_lock
@@ -89,6 +90,23 @@ def test_forgetting_what_was_built_keeps_the_inputs(cli: Cli, recipe: Path) -> N
     assert before.native is not None
     assert cli("lock", V27, "--forget-built").code == 0
     assert read_lock(path) == replace(before, image=None, native=replace(before.native, wheel=None))
+
+
+def test_another_base_cannot_be_verified_against_the_lock(cli: Cli) -> None:
+    base = f"127.0.0.1:9/base@sha256:{'0' * 64}"
+    cli.fails(2, "verify-another-base", "image", V27, "--base", base, "--verify")
+
+
+def test_a_base_without_digest_is_refused(cli: Cli) -> None:
+    done = cli("image", V27, "--base", "nvidia/cuda:12.6.3-base-ubuntu24.04")
+    assert done.code == 2
+    assert "digest" in done.err
+
+
+def test_an_image_on_another_base_gets_no_tag() -> None:
+    proof = _on_another_base(load_recipe(parse_ref(V27), [COMMITTED.parents[2]]))
+    assert (proof.promoted, proof.tags) == (False, (f"{V27}-candidate",))
+    assert "the image that the lock names" in proof.next_step(V27)
 
 
 def test_a_missing_lock(cli: Cli, recipe: Path) -> None:
