@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.cli.build import Ready
@@ -77,12 +77,10 @@ def choose_engine(context: Context, ready: Ready, name: str | None) -> Engine:
     return chosen
 
 
-def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus, wanted: int | None) -> Verdict:
+def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus) -> Verdict:
     """Run the suite in a container of the image; bind the report to the image."""
     given = len(find_driver().gpus) if gpus == "all" else gpus
     expectations = expect(ready.recipe, ready.lock, gpus_given=given)
-    if wanted is not None:
-        expectations = replace(expectations, gpus_wanted=wanted)
     with ready.store.scratch("suite") as folder:
         report = run_suite(
             engine, ready.image, expectations, gpus=gpus, folder=folder, progress=context.terminal.progress
@@ -104,9 +102,8 @@ def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
     candidate = (ready.recipe.ref.candidate,)
     path = verdict_path(ready)
     if path.exists():
-        verdict = read_verdict(path)
         try:
-            return give_tag(context, ready, verdict, path)
+            return give_tag(context, ready, read_verdict(path), path)
         except EnvbuildError as refusal:
             if refusal.exit is not Exit.GATE:
                 raise
@@ -116,7 +113,7 @@ def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
         why = "this machine has no GPU" if not present else f"this machine has {present} of {wanted} GPUs"
         return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
     chosen = choose_engine(context, ready, engine)
-    verdict = ask_suite(context, ready, chosen, gpus="all", wanted=None)
+    verdict = ask_suite(context, ready, chosen, gpus="all")
     write_verdict(path, verdict)
     if verdict.result != "passed":
         return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)

@@ -40,7 +40,7 @@ def command(context: Context, ref: str, gpus: int | None, engine: str | None, re
     ready = build(context, ref)
     chosen = choose_engine(context, ready, engine)
     given = present if gpus is None else gpus
-    verdict = ask_suite(context, ready, chosen, gpus=given, wanted=None)
+    verdict = ask_suite(context, ready, chosen, gpus=given)
     path = report or verdict_path(ready)
     write_verdict(path, verdict)
     context.terminal.data({"path": str(path), "verdict": verdict.to_dict()}, _table(verdict, path))
