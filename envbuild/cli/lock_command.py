@@ -11,7 +11,7 @@ from envbuild.cli.context import Context, common
 from envbuild.cli.files import replace_file
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.locked import image_of
-from envbuild.lock import Indexes, Lock, check, lock_bytes, read_lock, requirements_txt, resolve
+from envbuild.lock import Indexes, Lock, check, follows, lock_bytes, read_lock, requirements_txt, resolve
 from envbuild.recipe.model import Recipe
 from envbuild.store import Http
 
@@ -46,7 +46,7 @@ def command(
     """
     recipe = context.recipe(ref)
     if check_only:
-        context.lock(recipe)
+        _check_parent(context, recipe, context.lock(recipe))
         _check_requirements(context, recipe)
         context.terminal.data({"ref": ref, "agrees": True}, f"{ref}: recipe and lock agree")
         return
@@ -57,6 +57,7 @@ def command(
         indexes=indexes,
         http=Http(environ=indexes.environ),
         previous=previous,
+        parent=_parent(context, recipe),
         upgrade=upgrade,
         date=(date or datetime.datetime.now(datetime.UTC)).date().isoformat(),
         store=context.store(),
@@ -90,6 +91,24 @@ def _holds(lock: Lock) -> bool:
     except EnvbuildError:
         return False
     return True
+
+
+def _parent(context: Context, recipe: Recipe) -> Lock | None:
+    """The lock of the recipe that this one extends: it must be there, since versions are taken from it."""
+    return context.lock(context.recipe(str(recipe.parent))) if recipe.parent else None
+
+
+def _check_parent(context: Context, recipe: Recipe, lock: Lock) -> None:
+    parent = _parent(context, recipe)
+    differences = follows(lock, parent) if parent else []
+    if differences:
+        raise EnvbuildError(
+            "lock-is-stale",
+            f"{recipe.ref} extends {recipe.parent}, whose lock has moved:\n  " + "\n  ".join(differences),
+            where=str(recipe.lock_path),
+            hint=f"run `envbuild lock {recipe.ref}`",
+            exit=Exit.INPUT,
+        )
 
 
 def _check_requirements(context: Context, recipe: Recipe) -> None:

@@ -1,6 +1,6 @@
 """Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""
 
-from envbuild.lock.compare import check
+from envbuild.lock.compare import check, follows
 from envbuild.lock.file import lock_bytes, parse_lock, read_lock
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact, ImageLock, Lock, NativeLock
@@ -15,6 +15,7 @@ __all__ = [
     "Lock",
     "NativeLock",
     "check",
+    "follows",
     "lock_bytes",
     "parse_lock",
     "read_lock",

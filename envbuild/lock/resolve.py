@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from packaging.utils import canonicalize_name
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.compare import debian_request, follows, python_request
 from envbuild.lock.debian.resolve import DebianResolver, toolchain_from_debian
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import FORMAT, Artifact, Lock, NativeLock
@@ -28,6 +29,7 @@ def resolve(
     indexes: Indexes,
     http: Http,
     previous: Lock | None,
+    parent: Lock | None = None,
     upgrade: Sequence[str],
     date: str,
     store: Store,
@@ -44,6 +46,7 @@ def resolve(
         indexes: where this machine finds packages.
         http: the connections; made from ``indexes.environ``, so that pip's and apt's settings count.
         previous: the lock that is there.
+        parent: the lock of the recipe that this one extends: its versions come before those of ``previous``.
         upgrade: names that move, and what must follow; ``debian`` or any Debian package's name moves all of those.
         date: ``YYYY-MM-DD``; uploads after its end (UTC) do not count.
         store: where DeepSpeed's source is kept: its requirements are read from it.
@@ -53,8 +56,10 @@ def resolve(
         EnvbuildError: exit 3, the recipe cannot be met; exit 4, an index; exit 5, something does not verify;
             exit 2, this machine lacks a mirror, gpgv or a keyring.
     """
-    work = _Work(recipe=recipe, previous=previous, upgrade=_names(recipe, previous, upgrade))
-    if previous is not None and previous.recipe == recipe.to_dict() and not work.upgrade:
+    work = _Work(
+        recipe=recipe, previous=previous, parent=parent, upgrade=_names(recipe, previous, parent, upgrade)
+    )
+    if previous is not None and work.is_settled(previous):
         return previous
     resolver = DebianResolver(recipe=recipe, indexes=indexes, http=http, progress=progress, date=date)
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="debian") as pool:
@@ -76,7 +81,13 @@ class _Work:
 
     recipe: Recipe
     previous: Lock | None
+    parent: Lock | None
     upgrade: tuple[str, ...]
+
+    def is_settled(self, previous: Lock) -> bool:
+        """Whether nothing asks for anything else than the previous lock holds."""
+        follows_parent = self.parent is None or not follows(previous, self.parent)
+        return previous.recipe == self.recipe.to_dict() and not self.upgrade and follows_parent
 
     def debian(self, resolver: DebianResolver) -> tuple[tuple[Artifact, ...], Artifact | None]:
         """The base's packages, and the compiler where it comes from Debian: kept, or resolved."""
@@ -86,14 +97,9 @@ class _Work:
         return base, self.kept_compiler() or resolver.toolchain()
 
     def kept_python(self) -> PythonPart | None:
-        """The previous Python part, where nothing that decides it has changed."""
-        lock = self.previous
-        tables = ("python", "torch", "cuda", "deepspeed")
-        if (
-            lock is None
-            or not self._same(*tables)
-            or any(name not in self._debian_names() for name in self.upgrade)
-        ):
+        """The Python part of the extended recipe's lock or of the previous one, where it asked for the same."""
+        lock = self._like(python_request)
+        if lock is None or any(name not in self._debian_names() for name in self.upgrade):
             return None
         native = lock.native
         return PythonPart(
@@ -103,36 +109,44 @@ class _Work:
         )  # fmt: skip
 
     def kept_debian(self) -> tuple[Artifact, ...] | None:
-        """The previous Debian packages, where nothing that decides them has changed."""
-        if (
-            self.previous is None
-            or not self._same("debian")
-            or self._debian_names().intersection(self.upgrade)
-        ):
-            return None
-        return self.previous.debian
+        """The Debian packages of the extended recipe's lock or of the previous one, where it asked for the same."""
+        lock = self._like(debian_request)
+        return None if lock is None or self._debian_moves() else lock.debian
 
     def kept_compiler(self) -> Artifact | None:
-        """The previous .deb with the compiler, unless Debian's packages move."""
-        if (
-            self.previous is None
-            or self.previous.native is None
-            or self._debian_names().intersection(self.upgrade)
-        ):
-            return None
-        return next((item for item in self.previous.native.toolchain if item.kind == "deb"), None)
+        """The .deb with the compiler of the extended recipe's lock or the previous one, unless Debian's move."""
+        tools = [
+            item for lock in self._before() if lock.native for item in lock.native.toolchain if item.kind == "deb"
+        ]
+        return tools[-1] if tools and not self._debian_moves() else None
 
     def versions(self) -> dict[str, str]:
         """The Python versions to stay at."""
-        if self.previous is None:
-            return {}
-        tools = self.previous.native.toolchain if self.previous.native else ()
-        return {item.name: item.version for item in (*tools, *self.previous.python) if item.kind == "wheel"}
+        found = {}
+        for lock in self._before():
+            tools = lock.native.toolchain if lock.native else ()
+            found |= {item.name: item.version for item in (*tools, *lock.python) if item.kind == "wheel"}
+        return found
 
     def build_versions(self) -> dict[str, str]:
         """The versions of the operator's build to stay at."""
-        native = self.previous.native if self.previous else None
-        return {item.name: item.version for item in native.build} if native else {}
+        natives = [lock.native for lock in self._before() if lock.native]
+        return {item.name: item.version for native in natives for item in native.build}
+
+    def _before(self) -> list[Lock]:
+        """The locks to stay near to; of two that know a name the later one decides."""
+        return [lock for lock in (self.previous, self.parent) if lock is not None]
+
+    def _like(self, request: Callable[[Mapping[str, object]], object]) -> Lock | None:
+        """The nearest lock whose recipe made the same request: the extended recipe's first."""
+        asked = request(self.recipe.to_dict())
+        found = [lock for lock in self._before() if request(lock.recipe) == asked]
+        if self.parent is not None and found and found[-1] is not self.parent and follows(found[-1], self.parent):
+            return None
+        return found[-1] if found else None
+
+    def _debian_moves(self) -> bool:
+        return bool(self._debian_names().intersection(self.upgrade))
 
     def lock(
         self, python: PythonPart, debian: tuple[Artifact, ...], compiler: Artifact | None, date: str
@@ -149,24 +163,18 @@ class _Work:
             format=FORMAT, ref=self.recipe.ref, recipe=self.recipe.to_dict(), resolved=date,
             created=_created(python, date), debian=debian, python=python.image, native=native, image=None,
         )  # fmt: skip
+        wheel = next((old.native.wheel for old in self._before() if native and _same_operator(old, lock)), None)
+        native = replace(native, wheel=wheel) if native else None
         old = self.previous
-        if old is None:
-            return lock
-        if native and old.native and self._same("deepspeed", "cuda") and _same_operator(old, lock):
-            native = replace(native, wheel=old.native.wheel)
-        if not _same_inputs(old, lock):
+        if old is None or not _same_inputs(old, lock):
             return replace(lock, native=native)
         if old.recipe == lock.recipe:
             return old
         return replace(lock, resolved=old.resolved, created=old.created, native=native)
 
-    def _same(self, *tables: str) -> bool:
-        assert self.previous is not None
-        mine = self.recipe.to_dict()
-        return all(mine.get(table) == self.previous.recipe.get(table) for table in tables)
-
     def _debian_names(self) -> set[str]:
-        assert self.previous is not None
+        if self.previous is None:
+            return set()
         native = self.previous.native
         further = native.toolchain if native else ()
         return {DEBIAN, *(item.name for item in (*self.previous.debian, *further) if item.kind == "deb")}
@@ -184,6 +192,8 @@ def _same_operator(old: Lock, new: Lock) -> bool:
             item for item in lock.python if item.name == "torch" or item.name.startswith(("nvidia-", "cuda-"))
         ]
 
+    if any(old.recipe.get(table) != new.recipe.get(table) for table in ("deepspeed", "cuda")):
+        return False
     return (old.debian, torch(old), _unbuilt(old)) == (new.debian, torch(new), _unbuilt(new))
 
 
@@ -198,7 +208,9 @@ def _created(python: PythonPart, date: str) -> str:
     return max(times) if times else f"{date}T00:00:00Z"
 
 
-def _names(recipe: Recipe, previous: Lock | None, upgrade: Sequence[str]) -> tuple[str, ...]:
+def _names(
+    recipe: Recipe, previous: Lock | None, parent: Lock | None, upgrade: Sequence[str]
+) -> tuple[str, ...]:
     """The names to upgrade, canonical; each must be locked and not pinned by the recipe."""
     if not upgrade:
         return ()
@@ -223,6 +235,12 @@ def _names(recipe: Recipe, previous: Lock | None, upgrade: Sequence[str]) -> tup
             raise EnvbuildError(
                 "not-locked", f"{text} is not in the lock of {recipe.ref}", exit=Exit.INPUT,
                 hint=f"{did_you_mean(name, known)}`debian` moves all Debian packages.",
+            )  # fmt: skip
+        if parent is not None and name in {DEBIAN, *(item.name for item in (*parent.debian, *parent.python))}:
+            raise EnvbuildError(
+                "locked-by-parent", f"{recipe.ref} takes {name} from the lock of {parent.ref}, which it extends",
+                hint=f"Run `envbuild lock {parent.ref} --upgrade {text}`, then `envbuild lock {recipe.ref}`.",
+                exit=Exit.INPUT, where=recipe.where("extends"),
             )  # fmt: skip
         names.append(name)
     return tuple(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from packaging.version import Version
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.recipe import values
-from envbuild.recipe.keylines import key_lines
+from envbuild.recipe.document import FILE, read_document
 from envbuild.recipe.model import (
     CudaPins,
     DebianPins,
@@ -22,10 +21,9 @@ from envbuild.recipe.model import (
     Ref,
     TorchPins,
 )
+from envbuild.recipe.parts import DEVEL
 from envbuild.recipe.suggest import nearest
 from envbuild.recipe.table import Table
-
-FILE = "recipe.toml"
 
 # The OCI distribution spec's grammar of names (one component) and tags.
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
@@ -75,7 +73,7 @@ def load_recipe(ref: Ref, folders: Sequence[Path]) -> Recipe:
     for folder in folders:
         path = folder / ref.name / ref.tag / FILE
         if path.is_file():
-            return read_recipe(path, ref)
+            return read_recipe(path, ref, folders)
     known = [str(item) for item in _references(folders)]
     near = nearest(str(ref), known)
     offer = f"Did you mean {near[0]}? " if near else f"There are: {', '.join(known)}. " if known else ""
@@ -86,19 +84,16 @@ def load_recipe(ref: Ref, folders: Sequence[Path]) -> Recipe:
     )  # fmt: skip
 
 
-def read_recipe(path: Path, ref: Ref) -> Recipe:
-    """Read one recipe file.
+def read_recipe(path: Path, ref: Ref, folders: Sequence[Path]) -> Recipe:
+    """Read one recipe file, and what it extends from ``folders``.
 
     Raises:
         EnvbuildError: exit 3, with ``file:line`` and the key.
     """
-    text = _read(path)
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _syntax(path, text, str(error)) from None
-    lines = key_lines(text)
-    root = Table(path=path, name="", values=document, lines=lines)
+    document = read_document(path, ref, folders)
+    places = document.places
+    root = Table(path=path, name="", values=document.values, places=places)
+    root.known += ["parts", "extends"]
     description = values.description(root)
     python, torch, cuda = (root.table(key, required=True) for key in ("python", "torch", "cuda"))
     deepspeed, debian, gate = (root.table(key, required=False) for key in ("deepspeed", "debian", "gate"))
@@ -106,13 +101,16 @@ def read_recipe(path: Path, ref: Ref) -> Recipe:
     assert python is not None
     assert torch is not None
     assert cuda is not None
-    debian = debian or Table(path=path, name="debian", values={}, lines=lines)
-    gate = gate or Table(path=path, name="gate", values={}, lines=lines)
+    if deepspeed is None and any(part.name == DEVEL for part in document.parts):
+        what = 'the part "devel" is the compiler of DeepSpeed\'s operators, and there is no table [deepspeed]'
+        raise root.wrong("parts", what, 'Add [deepspeed], or remove "devel".')
+    debian = debian or Table(path=path, name="debian", values={}, places=places)
+    gate = gate or Table(path=path, name="gate", values={}, places=places)
     debian_pins = _debian(debian)
     torch_pins = _torch(torch)
     cuda_pins = _cuda(cuda)
     recipe = Recipe(
-        ref=ref, path=path, lines=lines, description=description,
+        ref=ref, path=path, places=places, parent=document.parent, description=description, parts=document.parts,
         python=_python(python, debian_pins.release), torch=torch_pins, cuda=cuda_pins,
         deepspeed=None if deepspeed is None else _deepspeed(deepspeed, cuda_pins, torch_pins),
         debian=debian_pins, gate=GatePins(gpus=gate.count("gpus", default=1)),
@@ -180,33 +178,6 @@ def _debian(table: Table) -> DebianPins:
     )
     table.finish()
     return pins
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise EnvbuildError(
-            "recipe-not-utf-8", f"byte {error.start} of the recipe is not UTF-8 text",
-            hint="Save the file as UTF-8.", exit=Exit.INPUT, where=f"{path}:{line}",
-        ) from None  # fmt: skip
-    except OSError as error:
-        raise EnvbuildError(
-            "recipe-unreadable", f"the recipe cannot be read: {error.strerror}",
-            hint="Check the file's owner and mode.", exit=Exit.INPUT, where=str(path),
-        ) from None  # fmt: skip
-
-
-def _syntax(path: Path, text: str, message: str) -> EnvbuildError:
-    match = re.search(r" \(at line (\d+), column (\d+)\)$", message)
-    line = int(match.group(1)) if match else text.count("\n") + 1
-    reason = message[: match.start()] if match else message.removesuffix(" (at end of document)")
-    return EnvbuildError(
-        "recipe-syntax", f"the recipe is not valid TOML: {reason}",
-        hint="Look at this line and the one before it: a text needs quotes, a list its closing bracket.",
-        exit=Exit.INPUT, where=f"{path}:{line}",
-    )  # fmt: skip
 
 
 def _natural(text: str) -> list[tuple[int, int | str]]:

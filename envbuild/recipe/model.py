@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from envbuild.recipe.parts import Part
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ref:
@@ -83,13 +85,16 @@ class Recipe:
     """``recipes/<name>/<tag>/recipe.toml``, parsed and checked.
 
     ``path`` is the file it came from (for messages only; it takes no part in equality of content: use
-    ``to_dict``). ``lines`` maps a dotted key to its line number, for messages.
+    ``to_dict``). ``places`` maps a dotted key to its ``file:line``, for messages. ``parent`` is the recipe that it
+    ``extends``, whose content is merged in already. ``parts`` are optional parts with what they bring.
     """
 
     ref: Ref
     path: Path
-    lines: Mapping[str, int]
+    places: Mapping[str, str]
+    parent: Ref | None
     description: str
+    parts: tuple[Part, ...]
     python: PythonPins
     torch: TorchPins
     cuda: CudaPins
@@ -104,8 +109,17 @@ class Recipe:
 
     def where(self, key: str) -> str:
         """``file:line`` of a dotted key, for an error's ``where``."""
-        line = self.lines.get(key)
-        return f"{self.path}:{line}" if line else f"{self.path}"
+        return self.places.get(key, str(self.path))
+
+    @property
+    def debian_packages(self) -> tuple[str, ...]:
+        """What is asked of Debian on top of the fixed set: the recipe's own packages, then those of its parts."""
+        return tuple(dict.fromkeys([*self.debian.packages, *(n for part in self.parts for n in part.debian)]))
+
+    @property
+    def python_packages(self) -> tuple[str, ...]:
+        """Further Python requirements: the recipe's own, then those of its parts."""
+        return tuple(dict.fromkeys([*self.python.packages, *(n for part in self.parts for n in part.python)]))
 
     def to_dict(self) -> dict[str, object]:
         """The recipe's content in canonical form: what the lock remembers and ``lock --check`` compares."""
@@ -121,6 +135,10 @@ class Recipe:
             },
             "gate": {"gpus": self.gate.gpus},
         }
+        if self.parts:
+            value["parts"] = {
+                part.name: {"debian": list(part.debian), "python": list(part.python)} for part in self.parts
+            }
         if self.deepspeed is not None:
             value["deepspeed"] = {
                 "version": self.deepspeed.version,

@@ -22,12 +22,12 @@ _NAMES = {
 
 @dataclass(slots=True, kw_only=True)
 class Table:
-    """A table's values with what an error has to say: the file, the table's name and the lines of its keys."""
+    """A table's values with what an error has to say: the file, the table's name and where each key stands."""
 
     path: Path
     name: str
     values: Mapping[str, object]
-    lines: Mapping[str, int]
+    places: Mapping[str, str]
     known: list[str] = field(default_factory=list)
 
     def text(self, key: str, *, default: str | None = None) -> str:
@@ -87,7 +87,7 @@ class Table:
         value = self.values[key]
         if not isinstance(value, dict):
             raise self._type(key, value, "a table", f"Write [{key}] on a line of its own.")
-        return Table(path=self.path, name=self.dotted(key), values=value, lines=self.lines)
+        return Table(path=self.path, name=self.dotted(key), values=value, places=self.places)
 
     def finish(self) -> None:
         """Refuse keys that nobody asked for."""
@@ -105,10 +105,10 @@ class Table:
     def where(self, key: str) -> str:
         """``file:line`` of the key, or of the nearest thing around it that has a line."""
         dotted = self.dotted(key)
-        while dotted and dotted not in self.lines:
+        while dotted and dotted not in self.places:
             cut = max(dotted.rfind("."), dotted.rfind("["))
             dotted = dotted[: max(cut, 0)]
-        return f"{self.path}:{self.lines[dotted]}" if dotted else str(self.path)
+        return self.places[dotted] if dotted else str(self.path)
 
     def wrong(self, key: str, what: str, hint: str, *, id: str = "recipe-wrong-value") -> EnvbuildError:
         """The error about one key; ``what`` goes on after the key's name."""

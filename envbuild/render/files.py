@@ -112,7 +112,7 @@ def _dockerfile(recipe: Recipe, lock: Lock, pins: Pins) -> dict[str, object]:
         "venv": f"/{VENV}",
         "site": f"/{SITE}",
         "ca": "/etc/ssl/certs/ca-certificates.crt",
-        "packages": sorted({*_ALWAYS, *recipe.debian.packages}),
+        "packages": sorted({*_ALWAYS, *recipe.debian_packages}),
         "run": run_config(lock),
         "labels": {
             **labels(lock),

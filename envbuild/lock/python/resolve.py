@@ -104,7 +104,7 @@ class PythonResolver:
 
     def _image(self, source: Artifact | None, urls: Sequence[str]) -> list[_Chosen]:
         recipe = self.recipe
-        lines = [f"torch=={recipe.torch.version}", *recipe.python.packages]
+        lines = [f"torch=={recipe.torch.version}", *recipe.python_packages]
         if recipe.torch.torchvision:
             lines.append(f"torchvision=={recipe.torch.torchvision}")
         with tempfile.TemporaryDirectory(prefix="envbuild-standin-") as name:
