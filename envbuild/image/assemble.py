@@ -12,6 +12,7 @@ from pathlib import Path
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.locked import compare, locked_image, recorded, to_record
 from envbuild.image.plan import ImageBase, LayerPlan, Plan, interpreter_key, plan_image
+from envbuild.image.toolkit import make_toolkit
 from envbuild.layers.base import base_key, base_root, build_base
 from envbuild.layers.base_image import base_from_image
 from envbuild.layers.bytecode import bytecode_layer, compile_wheels
@@ -25,6 +26,9 @@ from envbuild.oci.layer import Layer
 from envbuild.progress import Progress, Within
 from envbuild.sandbox import Sandbox
 from envbuild.store import Store
+
+_OF_WHEELS = ("wheels", "bytecode")
+"""The kinds of layers that are made of wheels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,21 +189,25 @@ def _layers(
     done = {layer.name: found for layer in plan.layers if (found := recorded(layer, workshop.store))}
     missing = [layer for layer in plan.layers if layer.name not in done]
     by_kind = {
-        kind: [p for p in missing if p.kind == kind] for kind in ("base", "files", "wheels", "bytecode")
+        kind: [p for p in missing if p.kind == kind]
+        for kind in ("base", "files", "wheels", "bytecode", "toolkit")
     }
     inputs = {a.sha256: a for layer in missing for a in layer.artifacts}
-    if by_kind["bytecode"] and base is None and not _has_base(lock, workshop.store):
+    in_root = by_kind["bytecode"] or by_kind["toolkit"]
+    if in_root and base is None and not _has_base(lock, workshop.store):
         inputs |= {a.sha256: a for a in lock.debian}
     _fetch(list(inputs.values()), workshop, account)
     account.made += [layer.name for layer in missing]
     made: dict[str, Layer] = {}
     root = Path()
-    if base is not None and by_kind["bytecode"]:
+    if base is not None and in_root:
         root = _image_root(base, workshop, account)
-    elif by_kind["base"] or by_kind["bytecode"]:
+    elif by_kind["base"] or in_root:
         made["base"], root = _base(lock, workshop, account)
     for layer in by_kind["files"]:
-        made[layer.name] = write_files_layer(layer.name, plan.files, workshop.store.layout)
+        made[layer.name] = write_files_layer(layer.name, layer.files, workshop.store.layout)
+    for layer in by_kind["toolkit"]:
+        made[layer.name] = _toolkit_layer(layer, plan, root, workshop, account)
     if by_kind["wheels"] or by_kind["bytecode"]:
         with account.stage("read wheels"):
             plans = _read_wheels(missing, plan, workshop)
@@ -217,13 +225,28 @@ def _layers(
     return tuple({**done, **made}[layer.name] for layer in plan.layers)
 
 
+def _toolkit_layer(layer: LayerPlan, plan: Plan, root: Path, workshop: Workshop, account: _Account) -> Layer:
+    """The CUDA toolkit, packed with the base's gzip."""
+    assert plan.toolkit is not None
+    with account.stage("toolkit"):
+        made = make_toolkit(
+            plan.toolkit,
+            base_root=root,
+            sandbox=workshop.sandbox(),
+            store=workshop.store,
+            progress=workshop.progress,
+            jobs=workshop.jobs,
+        )
+    return replace(made, artifacts=tuple(a.name for a in layer.artifacts))
+
+
 def _read_wheels(missing: Sequence[LayerPlan], plan: Plan, workshop: Workshop) -> dict[str, WheelPlan]:
     """Every wheel's plan by sha256, checked singly and against each other.
 
     The wheels of layers that are not made now are read too, where the store has them: two packages that bring one
     path with different content must not depend on which of them was built first.
     """
-    needed = {a.sha256: a for layer in missing if layer.kind != "base" for a in layer.artifacts}
+    needed = {a.sha256: a for layer in missing if layer.kind in _OF_WHEELS for a in layer.artifacts}
     store = workshop.store
     others = {
         a.sha256: a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import LayerPlan, plan_image
+from envbuild.layers.files import files_diff_id
 from envbuild.lock.model import Lock
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
@@ -19,16 +20,25 @@ def image_of(lock: Lock) -> Image | None:
     if lock.image is None or (lock.native is not None and lock.native.wheel is None):
         return None
     plan = plan_image(lock, operator=lock.native.wheel if lock.native else None)
+    for layer in lock.image.layers:
+        written = next((p for p in plan.layers if p.kind == "files" and p.name == layer.name), None)
+        if written is not None and files_diff_id(written.files) != layer.diff_id:
+            raise _contradiction(lock, f"its layer {layer.name} is not what this envbuild writes")
     image = Image(layers=lock.image.layers, run=plan.run, created=plan.created, annotations=plan.annotations)
     if (image.digest, image.config.digest) != (lock.image.digest, lock.image.config):
-        raise EnvbuildError(
-            "lock-contradicts-itself",
-            f"the lock names the image {lock.image.digest}, but its inputs and layers give {image.digest}",
-            where="$.image.digest",
-            hint=f"the lock was edited, or made by another envbuild: run `envbuild lock {lock.ref}`",
-            exit=Exit.VERIFY,
-        )
+        raise _contradiction(lock, f"its inputs and layers give {image.digest}")
     return image
+
+
+def _contradiction(lock: Lock, what: str) -> EnvbuildError:
+    digest = lock.image.digest if lock.image else "no image"
+    return EnvbuildError(
+        "lock-contradicts-itself",
+        f"the lock names the image {digest}, but {what}",
+        where="$.image.digest",
+        hint=f"the lock was edited, or made by another envbuild: run `envbuild lock {lock.ref}`",
+        exit=Exit.VERIFY,
+    )
 
 
 def locked_image(lock: Lock, store: Store) -> Image | None:

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.image.programs import image_facts, ports, programs
 from envbuild.layers.files import FileEntry, folder, venv_entries
 from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
+from envbuild.native.toolkit import HOME, Toolkit, toolkit_of
 from envbuild.oci import digest as digests
 from envbuild.oci.image import RunConfig
 from envbuild.oci.layer import Layer
+from envbuild.recipe.parts import DEVEL
 
 WORKDIR = "/workspace"
-LayerKind = Literal["base", "files", "wheels", "bytecode"]
+LayerKind = Literal["base", "files", "wheels", "bytecode", "toolkit"]
 
 # NCCL 2.24 to 2.26 allocate host memory through cuMem by default, which needs CAP_SYS_NICE in a container
 # (docs/reference/image.md); from 2.27 on it falls back by itself.
@@ -25,12 +28,16 @@ _CUMEM_HOST_NEEDS_CAPABILITY = ((2, 24), (2, 26))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPlan:
-    """One layer before it is made: its kind, its name, its inputs, and the key that names the result."""
+    """One layer before it is made: its kind, its name, its inputs, and the key that names the result.
+
+    ``files`` is the content of a layer of kind ``files``.
+    """
 
     name: str
     kind: LayerKind
     artifacts: tuple[Artifact, ...]
     key: str
+    files: tuple[FileEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,7 @@ class Plan:
 
     given: tuple[Layer, ...]
     layers: tuple[LayerPlan, ...]
-    files: tuple[FileEntry, ...]
+    toolkit: Toolkit | None
     run: RunConfig
     created: str
     annotations: Mapping[str, str]
@@ -75,10 +82,9 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
             exit=Exit.VERIFY,
         )
     wheels = lock.python if operator is None else (*lock.python, operator)
-    files = skeleton(lock)
     debian = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
     layers = [debian] if base is None else []
-    layers += [LayerPlan(name="files", kind="files", artifacts=(), key=_key("files", (), repr(files)))]
+    layers += [_of_files("files", skeleton(lock))]
     interpreter = interpreter_key(lock) if base is None else base.digest
     packages = [
         LayerPlan(name=name, kind="wheels", artifacts=members, key=_key("wheels", members))
@@ -94,10 +100,16 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
         for name, members in grouped(wheels, code_group_of).items()
     ]
     layers += sorted(packages, key=_height)
+    toolkit = toolkit_of(lock) if DEVEL in parts_of(lock) else None
+    if toolkit is not None:
+        gzip = str([d.sha256 for d in lock.debian if d.name == "gzip"]) if base is None else base.digest
+        members = tuple(sorted(toolkit.artifacts.values(), key=lambda item: item.name))
+        layers += [LayerPlan(name="toolkit", kind="toolkit", artifacts=members, key=toolkit.key(gzip))]
+    layers += [_of_files("programs", programs(parts_of(lock), image_facts(lock)))]
     return Plan(
         given=base.layers if base else (),
         layers=tuple(layers),
-        files=files,
+        toolkit=toolkit,
         run=run_config(lock, base),
         created=lock.created,
         annotations={
@@ -105,6 +117,15 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
             "org.opencontainers.image.title": str(lock.ref),
         },
     )
+
+
+def parts_of(lock: Lock) -> tuple[str, ...]:
+    """The names of the recipe's optional parts."""
+    return tuple(_section(lock, "parts"))
+
+
+def _of_files(name: str, files: tuple[FileEntry, ...]) -> LayerPlan:
+    return LayerPlan(name=name, kind="files", artifacts=(), key=_key("files", (), repr(files)), files=files)
 
 
 def grouped(wheels: Iterable[Artifact], group: Callable[[str], str]) -> dict[str, tuple[Artifact, ...]]:
@@ -146,14 +167,17 @@ def interpreter_key(lock: Lock) -> str:
 
 def run_config(lock: Lock, base: ImageBase | None = None) -> RunConfig:
     """How containers of the image start: documented in docs/reference/image.md."""
+    devel = DEVEL in parts_of(lock)
+    cuda = f"/{HOME}/bin:" if devel else ""
     env = {
         **({name: value for name, value in base.env.items() if name != "PATH"} if base else {}),
-        "PATH": f"/{VENV}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"/{VENV}/bin:{cuda}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "VIRTUAL_ENV": f"/{VENV}",
         "LANG": "C.UTF-8",
         "NVIDIA_VISIBLE_DEVICES": "all",
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         "PIP_ROOT_USER_ACTION": "ignore",
+        **({"CUDA_HOME": f"/{HOME}"} if devel else {}),
     }
     nccl = str(_section(lock, "cuda").get("nccl", ""))
     if nccl and _CUMEM_HOST_NEEDS_CAPABILITY[0] <= _minor(nccl) <= _CUMEM_HOST_NEEDS_CAPABILITY[1]:
@@ -165,6 +189,7 @@ def run_config(lock: Lock, base: ImageBase | None = None) -> RunConfig:
         working_dir=WORKDIR,
         user="root",
         labels=labels(lock, base),
+        exposed_ports=tuple(f"{port}/tcp" for port in sorted(ports(parts_of(lock)))),
     )
 
 
@@ -190,6 +215,8 @@ def labels(lock: Lock, base: ImageBase | None = None) -> dict[str, str]:
     if base is not None:
         values["org.opencontainers.image.base.name"] = base.reference
         values["org.opencontainers.image.base.digest"] = base.digest
+    if parts_of(lock):
+        values["io.envbuild.parts"] = " ".join(parts_of(lock))
     deepspeed = _section(lock, "deepspeed")
     if deepspeed:
         values["io.envbuild.deepspeed"] = str(deepspeed["version"])

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.debs import Deb, essential, read_deb
 from envbuild.layers.format import FORMAT, MTIME
-from envbuild.layers.interpreter import ENV, compile_files, gzip_files, run_reporting, tail
+from envbuild.layers.interpreter import ENV, compile_files, run_reporting, tail
+from envbuild.layers.packed import pack_folder
 from envbuild.lock.model import Artifact
 from envbuild.oci import digest as digests
 from envbuild.oci.disk import try_lock
@@ -27,11 +27,8 @@ from envbuild.store import Store
 
 NAME = "base"
 REVISION = 1
-"""Part of the cache key: a change here, in ``base_tree`` or in ``base_pack`` that changes bytes needs a new one."""
-
-_LEVEL = 5
-_CHUNK = 64 << 20
-"""The tar is compressed in pieces of this size (bytes), a gzip member each, so that all cores help."""
+"""Part of the cache key: a change that changes bytes, here or in ``base_tree``, ``base_pack`` or ``packed``, needs a
+new one."""
 
 _PASSES = 3
 _DPKG = {
@@ -155,7 +152,10 @@ def _build(
         if stale:
             compile_files(sandbox, Rootfs(lowers=(), upper=root), stale, work=work, jobs=jobs)
             sandbox.call("envbuild.layers.base_tree:fix_times", {"root": str(root)})
-    layer = _pack(work, sandbox, store, progress, jobs)
+    gzip_root = Rootfs(lowers=(), upper=root)
+    layer = pack_folder(
+        NAME, root, gzip_root=gzip_root, work=work, sandbox=sandbox, store=store, progress=progress, jobs=jobs
+    )
     return replace(layer, artifacts=tuple(artifact.name for artifact, _ in debs))
 
 
@@ -190,27 +190,3 @@ def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: 
         hint="the locked set of packages is not complete: lock the recipe again (`envbuild lock REF`)",
         exit=Exit.INPUT,
     )
-
-
-def _pack(work: Path, sandbox: Sandbox, store: Store, progress: Progress, jobs: int) -> Layer:
-    """Tar the root, compress it in pieces with its own gzip, and put the blob into the layout."""
-    tar, root = work / "base.tar", work / "root"
-    arguments = {"root": str(root), "out": str(tar)}
-    with progress.task("pack the base") as task:
-        packed: Any = sandbox.call("envbuild.layers.base_pack:pack", arguments, advance=task.advance)
-    pieces = [work / f"{number}.part" for number in range(-(-int(packed["size"]) // _CHUNK))]
-    with tar.open("rb") as stream:
-        for piece in pieces:
-            with piece.open("wb") as out:
-                for _ in range(_CHUNK >> 20):
-                    out.write(stream.read(1 << 20))
-    tar.unlink()
-    pairs = [(piece, piece.with_suffix(".gz")) for piece in pieces]
-    with progress.task("compress the base", unit="pieces"):
-        gzip_files(sandbox, Rootfs(lowers=(), upper=root), pairs, level=_LEVEL, jobs=jobs)
-    with store.layout.writer() as writer:
-        for _, compressed in pairs:
-            with compressed.open("rb") as stream:
-                while data := stream.read(1 << 20):
-                    writer.write(data)
-    return Layer(name=NAME, digest=writer.digest, diff_id=str(packed["diff_id"]), size=writer.size)

@@ -75,6 +75,11 @@ def files_tar(files: Sequence[FileEntry]) -> Iterator[bytes]:
     yield END
 
 
+def files_diff_id(files: Sequence[FileEntry]) -> str:
+    """The digest of the plain tar that :func:`write_files_layer` writes."""
+    return digests.of_bytes(b"".join(files_tar(files)))
+
+
 def write_files_layer(name: str, files: Sequence[FileEntry], layout: Layout) -> Layer:
     """Write a layer of ``files`` into ``layout``; gzip with stored blocks, so that the bytes are always the same.
 

@@ -116,13 +116,17 @@ class _Work:
     def kept_compiler(self) -> Artifact | None:
         """The .deb with the compiler of the extended recipe's lock or the previous one, unless Debian's move."""
         tools = [
-            item for lock in self._before() if lock.native for item in lock.native.toolchain if item.kind == "deb"
+            item
+            for lock in self._before()
+            if lock.native
+            for item in lock.native.toolchain
+            if item.kind == "deb"
         ]
         return tools[-1] if tools and not self._debian_moves() else None
 
     def versions(self) -> dict[str, str]:
         """The Python versions to stay at."""
-        found = {}
+        found: dict[str, str] = {}
         for lock in self._before():
             tools = lock.native.toolchain if lock.native else ()
             found |= {item.name: item.version for item in (*tools, *lock.python) if item.kind == "wheel"}
@@ -141,7 +145,12 @@ class _Work:
         """The nearest lock whose recipe made the same request: the extended recipe's first."""
         asked = request(self.recipe.to_dict())
         found = [lock for lock in self._before() if request(lock.recipe) == asked]
-        if self.parent is not None and found and found[-1] is not self.parent and follows(found[-1], self.parent):
+        if (
+            self.parent is not None
+            and found
+            and found[-1] is not self.parent
+            and follows(found[-1], self.parent)
+        ):
             return None
         return found[-1] if found else None
 
@@ -163,7 +172,9 @@ class _Work:
             format=FORMAT, ref=self.recipe.ref, recipe=self.recipe.to_dict(), resolved=date,
             created=_created(python, date), debian=debian, python=python.image, native=native, image=None,
         )  # fmt: skip
-        wheel = next((old.native.wheel for old in self._before() if native and _same_operator(old, lock)), None)
+        wheel = next(
+            (old.native.wheel for old in self._before() if native and _same_operator(old, lock)), None
+        )
         native = replace(native, wheel=wheel) if native else None
         old = self.previous
         if old is None or not _same_inputs(old, lock):

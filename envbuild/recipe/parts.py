@@ -43,7 +43,9 @@ def parts_of(table: Table) -> tuple[Part, ...]:
         key = f"parts[{position}]"
         if word not in known:
             raise table.wrong(
-                key, f'there is no part "{word}"', f"{did_you_mean(word, known)}The parts are {listed(known)}."
+                key,
+                f'there is no part "{word}"',
+                f"{did_you_mean(word, known)}The parts are {listed(known)}.",
             )
         if known[word] in found:
             raise table.wrong(key, f'"{word}" is listed twice', "Keep one of the two.")

@@ -50,7 +50,8 @@ class DebianResolver:
             for position, name in enumerate(pins.packages)
         }
         return tuple(
-            _artifact(item) for item in closure(Offer(offered), [*FIXED, *self.recipe.debian_packages], asked=asked)
+            _artifact(item)
+            for item in closure(Offer(offered), [*FIXED, *self.recipe.debian_packages], asked=asked)
         )
 
     def toolchain(self) -> Artifact:
