@@ -32,6 +32,7 @@ def expect(recipe: Recipe, lock: Lock, *, gpus_given: int | None = None) -> Expe
     return Expectations(
         ref=str(recipe.ref),
         complete=True,
+        declared=_declared(recipe),
         packages=packages,
         hashed=tuple(sorted(hashed)),
         imports=tuple(name for name in modules if name in packages),
@@ -42,6 +43,17 @@ def expect(recipe: Recipe, lock: Lock, *, gpus_given: int | None = None) -> Expe
         gpus_wanted=recipe.gate.gpus,
         gpus_given=gpus_given,
     )
+
+
+def _declared(recipe: Recipe) -> dict[str, str]:
+    """What a person pinned, by what a process loads. The recipe names the toolkit's ``major.minor`` only."""
+    pins = {
+        "torch": recipe.torch.version,
+        "libcudart": recipe.cuda.version,
+        "libcudnn": recipe.cuda.cudnn,
+        "libnccl": recipe.cuda.nccl,
+    }
+    return pins if recipe.deepspeed is None else {**pins, "deepspeed": recipe.deepspeed.version}
 
 
 def _libraries(recipe: Recipe, packages: dict[str, str]) -> list[Library]:

@@ -5,5 +5,5 @@ started as ``python -P -s -m smoke --expect FILE --report -``; it imports the st
 processes torch and deepspeed, and nothing of the rest of envbuild. Each check is a process of its own.
 """
 
-FORMAT = 1
+FORMAT = 2
 """Format number of the expectations and of the report."""

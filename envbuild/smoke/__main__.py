@@ -36,6 +36,9 @@ def main(argv: list[str]) -> int:
         "--only", action="append", default=[], metavar="ID", help="run this check (repeatable)"
     )
     parser.add_argument("--limit", type=float, metavar="SECONDS", help="cap of every check's time limit")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="checks at a time (default: as processors allow)"
+    )
     options = parser.parse_args(argv)
     if options.list:
         for check in CHECKS:
@@ -48,12 +51,14 @@ def main(argv: list[str]) -> int:
         expectations = expect_here() if options.here else _read(options.expect)
     except BadExpectations as bad:
         parser.error(str(bad))
+    if options.jobs is not None and options.jobs < 1:
+        parser.error("--jobs needs a number from 1 on")
     if options.gpus is not None:
         if options.gpus < 0:
             parser.error("--gpus needs a number from 0 on")
         expectations = dataclasses.replace(expectations, gpus_wanted=options.gpus)
     signal.signal(signal.SIGTERM, _interrupt)
-    report = run_suite(expectations, say=to_stderr, only=options.only, limit=options.limit)
+    report = run_suite(expectations, say=to_stderr, only=options.only, limit=options.limit, jobs=options.jobs)
     _write(options.report, json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return STATUS[str(report["result"])]
 

@@ -58,10 +58,16 @@ def _answer(role: str, name: str, context: Context) -> dict[str, Any]:
             "seen": no.seen,
             "hint": no.hint,
             "numbers": no.numbers,
+            "warnings": context.warnings,
         }
     except NotRun as unable:
-        return {"status": "not-run", "seen": unable.reason, "numbers": unable.numbers}
-    return {"status": "passed", "numbers": numbers}
+        return {
+            "status": "not-run",
+            "seen": unable.reason,
+            "numbers": unable.numbers,
+            "warnings": context.warnings,
+        }
+    return {"status": "passed", "numbers": numbers, "warnings": context.warnings}
 
 
 def _die_with_parent(parent: int) -> None:

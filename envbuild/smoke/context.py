@@ -22,9 +22,11 @@ GRACE = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """One check's inputs. ``gpus`` is the number of GPUs that the kernel shows to this container.
+    """One check's inputs. ``gpus`` is the number of GPUs when the suite started: what the kernel showed to this
+    container, or what the host gave it if that is more.
 
     ``scratch`` is a folder of the check's own, removed afterwards; ``options`` what a check tells its ranks.
+    ``warnings`` is where :meth:`warn` puts what it is told.
     """
 
     check: str
@@ -33,6 +35,12 @@ class Context:
     timeout: float
     gpus: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def warn(self, text: str) -> None:
+        """Say something that a person should know and that does not fail the check, in one line, once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     @property
     def rank(self) -> int:
@@ -85,7 +93,8 @@ def run_ranks(
 ) -> list[dict[str, Any]]:
     """Start one process a rank, wait for all, and return their numbers in rank order.
 
-    The ranks stay in the check's process group, so that its time limit ends them too.
+    The ranks stay in the check's process group, so that its time limit ends them too. What they warn of becomes a
+    warning of the check.
 
     Args:
         context: the check's own.
@@ -131,11 +140,12 @@ def run_ranks(
                 )
             )
     first = _wait(processes)
+    found = [read_result(path) for path in results]
+    for rank, answer in enumerate(found):
+        for text in answer.get("warnings", []) if answer else []:
+            context.warn(f"rank {rank}: {text}")
     order = sorted(range(world), key=lambda rank: rank != first)
-    answers = {
-        rank: _judge(rank, processes[rank].returncode, read_result(results[rank]), logs[rank])
-        for rank in order
-    }
+    answers = {rank: _judge(rank, processes[rank].returncode, found[rank], logs[rank]) for rank in order}
     return [answers[rank] for rank in range(world)]
 
 

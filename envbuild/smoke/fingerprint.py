@@ -8,9 +8,14 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 
 
+KINDS = frozenset({".py", ".json", ".toml"})
+"""What the suite consists of: code, and data files with their sources. Byte code is no part of it."""
+
+
 def sources(folder: Path = HERE) -> list[Path]:
-    """The suite's files below ``folder``, in the order of their relative paths (byte code is not among them)."""
-    return sorted(folder.rglob("*.py"), key=lambda path: path.relative_to(folder).as_posix())
+    """The suite's files below ``folder``, in the order of their relative paths."""
+    found = [path for path in folder.rglob("*") if path.suffix in KINDS]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
 def fingerprint(folder: Path = HERE) -> str:

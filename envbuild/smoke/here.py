@@ -35,6 +35,7 @@ def expect_here() -> Expectations:
     return Expectations(
         ref=None,
         complete=False,
+        declared={},
         packages={name: str(found.version) for name, found in installed.items()},
         hashed=tuple(sorted(hashed)),
         imports=tuple(modules),

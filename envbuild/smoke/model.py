@@ -78,12 +78,15 @@ class Expectations:
 
     ``packages`` maps every locked Python package to its version; ``hashed`` names those whose files are hashed
     against RECORD; ``imports`` the modules to import. ``cuda`` is the toolkit's ``major.minor`` as torch reports it.
+    ``declared`` is what a person pinned in the recipe (``torch``, ``triton``, ``deepspeed``, ``libcudart``,
+    ``libcublas``, ``libcudnn``, ``libnccl``, as far as the recipe names them); empty under ``--here``.
     ``gpus_wanted`` is what the recipe's gate asks for; ``gpus_given`` how many the host handed to the
     container (``None``: unknown). ``complete`` says that nothing but ``packages`` may be installed.
     """
 
     ref: str | None
     complete: bool
+    declared: Mapping[str, str]
     packages: Mapping[str, str]
     hashed: tuple[str, ...]
     imports: tuple[str, ...]
@@ -95,12 +98,13 @@ class Expectations:
     gpus_given: int | None
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON object, ``format`` 1; :func:`parse_expectations` is the inverse."""
+        """The JSON object, ``format`` 2; :func:`parse_expectations` is the inverse."""
         operator = self.operator
         return {
             "format": FORMAT,
             "ref": self.ref,
             "complete": self.complete,
+            "declared": dict(sorted(self.declared.items())),
             "packages": dict(sorted(self.packages.items())),
             "hashed": list(self.hashed),
             "imports": list(self.imports),
@@ -138,6 +142,13 @@ def _texts(value: object, where: str, key: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _versions(value: object, key: str) -> Mapping[str, str]:
+    found: Mapping[str, str] = _get(value, "$", key, dict)
+    if not all(isinstance(text, str) for text in found.values()):
+        raise BadExpectations(f"$.{key} must map names to versions")
+    return found
+
+
 def parse_expectations(value: object) -> Expectations:
     """Check a parsed JSON value and make it :class:`Expectations`.
 
@@ -145,21 +156,20 @@ def parse_expectations(value: object) -> Expectations:
         BadExpectations: a key is missing, unknown or of the wrong type, or the format number is another one.
     """
     known = {
-        *("format", "ref", "complete", "packages", "hashed", "imports", "cuda", "libraries", "operator"),
-        *("driver_floor", "gpus"),
+        *("format", "ref", "complete", "declared", "packages", "hashed", "imports", "cuda", "libraries"),
+        *("operator", "driver_floor", "gpus"),
     }
     if _get(value, "$", "format", int) != FORMAT:
         raise BadExpectations(f"$.format is not {FORMAT}: suite and expectations are of different versions")
     if isinstance(value, dict) and (unknown := set(value) - known):
         raise BadExpectations(f"$ has unknown keys: {', '.join(sorted(map(str, unknown)))}")
-    packages = _get(value, "$", "packages", dict)
-    if not all(isinstance(text, str) for text in packages.values()):
-        raise BadExpectations("$.packages must map names to versions")
+    declared, packages = _versions(value, "declared"), _versions(value, "packages")
     operator = _get(value, "$", "operator", dict, type(None))
     gpus = _get(value, "$", "gpus", dict)
     return Expectations(
         ref=_get(value, "$", "ref", str, type(None)),
         complete=_get(value, "$", "complete", bool),
+        declared=declared,
         packages=packages,
         hashed=_texts(value, "$", "hashed"),
         imports=_texts(value, "$", "imports"),
@@ -191,7 +201,8 @@ class CheckResult:
     """One check's answer. ``seconds`` is wall time; ``timeout`` its limit in seconds.
 
     ``cause`` of a failure: ``answer`` (the check said no), ``crash`` or ``timeout``. ``output`` is the end of what
-    the process printed, kept where the answer is not a pass.
+    the process printed, kept where the answer is not a pass. A warning never fails a check: it says what a person
+    should know, in one line.
     """
 
     id: str
@@ -203,6 +214,7 @@ class CheckResult:
     expected: str | None = None
     seen: str | None = None
     hint: str | None = None
+    warnings: tuple[str, ...] = ()
     numbers: Mapping[str, object] = field(default_factory=dict)
     output: str = ""
 
@@ -218,6 +230,7 @@ class CheckResult:
             "expected": self.expected,
             "seen": self.seen,
             "hint": self.hint,
+            "warnings": list(self.warnings),
             "numbers": dict(self.numbers),
             "output": self.output,
         }

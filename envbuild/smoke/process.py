@@ -49,19 +49,40 @@ def tail(path: Path) -> str:
         return ""
 
 
-def finish(argv: Sequence[str], *, env: Mapping[str, str], timeout: float, log: Path) -> Ended:
-    """Run a process in a session of its own until it ends or its time is up.
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A process in a session of its own, with a time limit in seconds. Whoever started it polls or kills it."""
 
-    Its output goes to ``log`` (a file, so that a grandchild that keeps it open cannot block). However this function
-    is left, the whole process group is dead.
+    process: subprocess.Popen[bytes]
+    started: float
+    timeout: float
+
+    def poll(self) -> Ended | None:
+        """How it ended, once it has or its time is up; then its whole process group is dead. Else ``None``."""
+        seconds = time.monotonic() - self.started
+        # Not reaped yet, so that its number, which is its group's, stays taken.
+        over = os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+        if not over and seconds < self.timeout:
+            return None
+        self.kill()
+        return Ended(code=self.process.returncode if over else None, seconds=seconds)
+
+    def kill(self) -> None:
+        """Kill the process and what it started, then reap it. Harmless when that was done already."""
+        if self.process.returncode is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+def start(argv: Sequence[str], *, env: Mapping[str, str], timeout: float, log: Path) -> Running:
+    """Start a process in a session of its own.
 
     Args:
         argv: the program and its arguments.
         env: the whole environment.
-        timeout: seconds.
-        log: file for stdout and stderr.
+        timeout: seconds after which :meth:`Running.poll` ends it.
+        log: file for stdout and stderr (a file, so that a grandchild that keeps it open cannot block).
     """
-    started = time.monotonic()
     with log.open("wb") as stream:
         process = subprocess.Popen(
             list(argv),
@@ -71,26 +92,4 @@ def finish(argv: Sequence[str], *, env: Mapping[str, str], timeout: float, log: 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        try:
-            in_time = _ended(process.pid, started + timeout)
-        finally:
-            _kill_group(process)
-    code = process.returncode if in_time else None
-    return Ended(code=code, seconds=time.monotonic() - started)
-
-
-def _ended(pid: int, deadline: float) -> bool:
-    """Wait for a process without reaping it, so that its number, which is its group's, stays taken."""
-    pause = 0.001
-    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(pause)
-        pause = min(0.05, pause * 2)
-    return True
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process and what it started, then reap it."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    return Running(process=process, started=time.monotonic(), timeout=timeout)

@@ -1,25 +1,25 @@
-"""Run the checks one after another, each in its own process, and make the report."""
+"""Run the checks, as many at a time as disturb nothing, and make the report."""
 
 from __future__ import annotations
 
 import datetime
 import os
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import FORMAT, gpus, host
+from .asking import Asked, ask
 from .checks import Check, applicable
-from .context import Context, program, read_result, write_job
 from .fingerprint import fingerprint
-from .model import CheckResult, Expectations, Outcome, Status
-from .process import finish, tail
+from .model import CheckResult, Expectations, Outcome
+from .schedule import following, jobs_for
 
 Say = Callable[[str], None]
+
+PAUSE = 0.02
+"""Seconds between two looks at what runs."""
 
 
 def run_suite(
@@ -28,34 +28,35 @@ def run_suite(
     say: Say,
     only: Sequence[str] = (),
     limit: float | None = None,
+    jobs: int | None = None,
 ) -> dict[str, object]:
     """Put every question and return the report (docs/reference/suite.md describes it).
 
     Args:
         expectations: what must be true.
-        say: takes one line of progress at a time.
+        say: takes one line of progress at a time: ``[3/12] ID: REASON`` when a check starts; when it ends
+            ``    ID: passed in 1.2 s``, ``    ID: not run: REASON`` or ``    ID: FAILED in 1.2 s``, and after that its
+            details and warnings, indented deeper.
         only: ids to run; the others get ``not-run``, so that the result cannot be a pass. Empty: all.
         limit: cap of every check's time limit, in seconds.
+        jobs: how many checks may run at a time; by default as the processors allow.
     """
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     count = max(gpus.present(), expectations.gpus_given or 0)
-    checks = applicable(expectations)
-    results: list[CheckResult] = []
-    for number, check in enumerate(checks, 1):
-        say(f"[{number}/{len(checks)}] {check.id}: {check.reason}")
-        reason = _why_not(check, count, only)
-        result = (
-            CheckResult(
-                id=check.id, reason=check.reason, status="not-run", timeout=check.timeout, seen=reason
-            )
-            if reason
-            else _run_check(check, expectations, count, limit)
-        )
+    results, pending = _sort_out(applicable(expectations), count, only)
+    for result in results.values():
         for line in tell(result):
             say(line)
-        results.append(result)
-    outcome, why = judge(expectations, results)
+
+    def put(check: Check) -> Asked:
+        timeout = min(check.timeout, limit) if limit else check.timeout
+        return ask(check, expectations, gpus=count, timeout=timeout)
+
+    answers = _run(pending, put, say=say, jobs=jobs or jobs_for(len(os.sched_getaffinity(0))))
+    results |= {result.id: result for result in answers}
+    ordered = [results[check.id] for check in applicable(expectations)]
+    outcome, why = judge(expectations, ordered)
     say(f"{outcome}: {why}")
     return {
         "format": FORMAT,
@@ -65,18 +66,65 @@ def run_suite(
         "started": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "seconds": round(time.monotonic() - clock, 3),
         "expectations": expectations.to_dict(),
-        "host": host.describe(_driver(results)),
-        "gpus": gpu_list(results),
+        "host": host.describe(_driver(ordered)),
+        "gpus": gpu_list(ordered),
         "environment": host.environment(),
-        "checks": [result.to_dict() for result in results],
+        "checks": [result.to_dict() for result in ordered],
     }
+
+
+def _run(
+    pending: Sequence[Check], put: Callable[[Check], Asked], *, say: Say, jobs: int
+) -> list[CheckResult]:
+    """Put the questions, each as soon as what runs allows it. However this is left, nothing runs any more."""
+    waiting, running = list(pending), list[Asked]()
+    results: list[CheckResult] = []
+    try:
+        while waiting or running:
+            check = following(waiting, [asked.check for asked in running], jobs)
+            if check is not None:
+                waiting.remove(check)
+                say(f"[{len(pending) - len(waiting)}/{len(pending)}] {check.id}: {check.reason}")
+                running.append(put(check))
+                continue
+            ended = [(asked, result) for asked in running if (result := asked.poll()) is not None]
+            for asked, result in ended:
+                running.remove(asked)
+                results.append(result)
+                for line in tell(result):
+                    say(line)
+            if not ended:
+                time.sleep(PAUSE)
+    finally:
+        for asked in running:
+            asked.end()
+    return results
+
+
+def _sort_out(
+    checks: Sequence[Check], count: int, only: Sequence[str]
+) -> tuple[dict[str, CheckResult], list[Check]]:
+    """What cannot or shall not be asked here, with the reason; and the rest."""
+    results: dict[str, CheckResult] = {}
+    pending: list[Check] = []
+    for check in checks:
+        reason = _why_not(check, count, only)
+        if reason is None:
+            pending.append(check)
+        else:
+            results[check.id] = CheckResult(
+                id=check.id, reason=check.reason, status="not-run", timeout=check.timeout, seen=reason
+            )
+    return results, pending
 
 
 def _why_not(check: Check, count: int, only: Sequence[str]) -> str | None:
     if only and check.id not in only:
         return "not asked for"
-    if check.gpu and count == 0:
+    if check.needs != "cpu" and count == 0:
         return "no GPU here (/dev/nvidia0 does not exist)"
+    if check.needs == "gpus" and count == 1:
+        return "it needs two GPUs, and one is here"
     return None
 
 
@@ -124,87 +172,21 @@ def _driver(results: Sequence[CheckResult]) -> str | None:
 
 def tell(result: CheckResult) -> list[str]:
     """What a person reads of one answer."""
+    warnings = [f"        warning: {_indented(text)}" for text in result.warnings]
     if result.status == "passed":
-        return [f"    passed in {result.seconds:.1f} s"]
+        return [f"    {result.id}: passed in {result.seconds:.1f} s", *warnings]
     if result.status == "not-run":
-        return [f"    not run: {result.seen}"]
+        return [f"    {result.id}: not run: {result.seen}", *warnings]
+    details = (("expected", result.expected), ("seen", result.seen), ("hint", result.hint))
     return [
-        f"    FAILED in {result.seconds:.1f} s",
-        *(
-            f"    {name:>8}: " + text.replace("\n", "\n" + " " * 14)
-            for name, text in (
-                ("expected", result.expected),
-                ("seen", result.seen),
-                ("hint", result.hint),
-            )
-            if text
-        ),
+        f"    {result.id}: FAILED in {result.seconds:.1f} s",
+        *(f"        {name:>8}: {_indented(text)}" for name, text in details if text),
+        *warnings,
     ]
 
 
-def _run_check(check: Check, expectations: Expectations, count: int, limit: float | None) -> CheckResult:
-    timeout = min(check.timeout, limit) if limit else check.timeout
-    folder = Path(tempfile.mkdtemp(prefix=f"envbuild-{check.id}-"))
-    try:
-        return _run_in(folder, check, expectations, count, timeout)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run_in(
-    folder: Path, check: Check, expectations: Expectations, count: int, timeout: float
-) -> CheckResult:
-    scratch = folder / "scratch"
-    scratch.mkdir()
-    context = Context(check=check.id, expectations=expectations, scratch=scratch, timeout=timeout, gpus=count)
-    job, answer, log = folder / "job.json", folder / "answer.json", folder / "log"
-    write_job(job, context, result=answer)
-    ended = finish(program("check", check.id, job), env=check_environment(), timeout=timeout, log=log)
-    found = read_result(answer)
-    output = tail(log)
-    if ended.code != 0 or found is None:
-        timed_out = ended.code is None
-        return CheckResult(
-            id=check.id,
-            reason=check.reason,
-            status="failed",
-            timeout=timeout,
-            seconds=ended.seconds,
-            cause="timeout" if timed_out else "crash",
-            expected=f"an answer within {timeout:g} s",
-            seen=ended.describe(timeout),
-            hint="the check's output below has the stacks of where it stood"
-            if timed_out
-            else "the check's output below ends with what it did last",
-            numbers=_mapping(found.get("numbers")) if found else {},
-            output=output,
-        )
-    status: Status = found["status"] if found["status"] in ("passed", "not-run") else "failed"
-    return CheckResult(
-        id=check.id,
-        reason=check.reason,
-        status=status,
-        timeout=timeout,
-        seconds=ended.seconds,
-        cause="answer" if status == "failed" else None,
-        expected=found.get("expected"),
-        seen=found.get("seen"),
-        hint=found.get("hint"),
-        numbers=_mapping(found.get("numbers")),
-        output="" if status == "passed" else output,
-    )
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    return value if isinstance(value, dict) else {}
-
-
-def check_environment() -> dict[str, str]:
-    """The caller's environment, all of it, so that variables for shared hardware reach every process.
-
-    Added: no byte code is written beside read-only files, and output is not held back.
-    """
-    return {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1"}
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n" + " " * 18)
 
 
 def to_stderr(line: str) -> None:

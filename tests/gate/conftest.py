@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from envbuild.gate.expect import expect
-from envbuild.gate.verdict import subject_of
+from envbuild.gate.keys import SigningKey
+from envbuild.gate.report import parse_report
+from envbuild.gate.verdict import make_verdict, subject_of
 from envbuild.lock import read_lock
 from envbuild.oci.digest import of_bytes
 from envbuild.oci.image import Image, RunConfig
 from envbuild.oci.layer import Layer
 from envbuild.recipe.load import load_recipe, parse_ref
+from envbuild.smoke import FORMAT
 from envbuild.smoke.checks import CHECKS
 from envbuild.smoke.fingerprint import fingerprint
 
@@ -77,10 +80,10 @@ def report(expected) -> dict[str, Any]:
         "operator": "machine code",
     }
     return {
-        "format": 1,
+        "format": 2,
         "suite": fingerprint(),
         "result": "passed",
-        "why": "all 8 checks passed on 2 GPUs",
+        "why": f"all {len(CHECKS)} checks passed on 2 GPUs",
         "started": "2026-11-20T10:00:00Z",
         "seconds": 61.5,
         "expectations": json.loads(json.dumps(expected.to_dict())),
@@ -110,9 +113,32 @@ def report(expected) -> dict[str, Any]:
                 "expected": None,
                 "seen": None,
                 "hint": None,
+                "warnings": [],
                 "numbers": {"n": 1.25},
+                "warnings": [],
                 "output": "",
             }
             for check in CHECKS
         ],
     }
+
+
+@pytest.fixture
+def key():
+    return SigningKey(seed=bytes(range(32)), where="test")
+
+
+@pytest.fixture
+def stranger():
+    return SigningKey(seed=bytes(32), where="somebody else's")
+
+
+@pytest.fixture
+def verdict_of(subject, expected):
+    """The verdict that a (changed) report gives."""
+
+    def make(report, about=subject, lock="sha256:" + "c" * 64):
+        got = parse_report(json.dumps(report).encode(), where="test")
+        return make_verdict(got, about, expected=got.expected, engine="docker 26.1", lock=lock)
+
+    return make

@@ -61,6 +61,7 @@ def nothing_wanted():
     return Expectations(
         ref="pytorch-cuda:v2.7",
         complete=False,
+        declared={},
         packages={"torch": "0.0.1"},
         hashed=(),
         imports=(),

@@ -109,9 +109,10 @@ class Answer:
 
 
 EMPTY: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "ref": "pytorch-cuda:test",
     "complete": True,
+    "declared": {},
     "packages": {},
     "hashed": [],
     "imports": [],

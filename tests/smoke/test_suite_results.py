@@ -17,6 +17,7 @@ def expectations(wanted=2, operator=True):
     return Expectations(
         ref="pytorch-cuda:test",
         complete=True,
+        declared={"torch": "2.7.1"},
         packages={"torch": "2.7.1"},
         hashed=("torch",),
         imports=("torch",),
@@ -114,10 +115,11 @@ def test_bad_arguments_end_with_2_and_no_traceback(place, arguments, said):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2}, "$.format is not 1"),
+        ({"format": 1}, "$.format is not 2"),
         ({"format": None}, "$.format"),
         ({"surprise": 1}, "unknown keys: surprise"),
         ({"packages": {"a": 1}}, "must map names to versions"),
+        ({"declared": {"torch": 2}}, "$.declared must map names to versions"),
         ({"hashed": "torch"}, "$.hashed is 'torch'"),
         ({"gpus": {"wanted": True, "given": None}}, "$.gpus.wanted is True"),
         ({"gpus": {"wanted": 2}}, "$.gpus.given is missing"),

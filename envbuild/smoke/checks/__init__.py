@@ -1,14 +1,31 @@
-"""The checks, in the order in which they run."""
+"""The checks: what each needs, and which may run at the same time.
+
+To add one: write ``checks/<id with _ for ->.py`` with ``run(context) -> numbers`` (and ``rank(context) -> numbers``
+where :func:`..context.run_ranks` starts processes), and an entry in :data:`CHECKS`, whose order is the report's.
+
+- ``run`` returns numbers that JSON can hold; it raises ``Failure`` for no and ``NotRun`` where it cannot be asked.
+  ``context.warn("one line")`` says what does not fail; a rank may call it too.
+- ``needs="cpu"``: no GPU. ``"gpu"``: at least one, and ``run`` uses all that there are. ``"gpus"``: at least two;
+  with one GPU it is not run, and expectations that want fewer than two GPUs do not call for it.
+- ``beside`` says what may run meanwhile. ``"any"``: everything but a check that is alone (for what neither measures
+  time nor fills a GPU). ``"cpu"``: only checks that need no GPU (for what fills GPUs). ``"none"``: nothing at all
+  (for what measures bandwidth or time); such checks come after the others. ``"last"``: nothing, after all others.
+- ``timeout`` is in seconds of wall time, and allows for a slow disk and for checks beside it.
+- ``operator=True``: only where the recipe compiles an operator.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from ..context import Context
 from ..model import Expectations
+
+Needs = Literal["cpu", "gpu", "gpus"]
+Beside = Literal["any", "cpu", "none", "last"]
 
 
 class Module(Protocol):
@@ -20,12 +37,13 @@ class Module(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One question. ``timeout`` in seconds; ``gpu``: it needs GPUs; ``operator``: only where one is compiled."""
+    """One question. ``timeout`` in seconds; the module's docstring says what the other fields mean."""
 
     id: str
     reason: str
     timeout: float
-    gpu: bool = False
+    needs: Needs = "cpu"
+    beside: Beside = "any"
     operator: bool = False
 
     def load(self) -> Module:
@@ -54,26 +72,36 @@ CHECKS = (
         operator=True,
     ),
     Check(id="gloo-all-reduce", reason="two processes add up tensors over gloo, exactly", timeout=180),
-    Check(id="cuda-available", reason="torch computes on every GPU under this driver", timeout=180, gpu=True),
+    Check(
+        id="cuda-available", reason="torch computes on every GPU under this driver", timeout=180, needs="gpu"
+    ),
     Check(
         id="nccl-all-reduce",
         reason="all GPUs add up tensors over NCCL, every element exact, bandwidth measured",
         timeout=300,
-        gpu=True,
+        needs="gpu",
+        beside="none",
     ),
     Check(
         id="zero3-fused-adam",
         reason="ZeRO-3 steps with the compiled FusedAdam agree with torch's AdamW",
         timeout=420,
-        gpu=True,
+        needs="gpu",
+        beside="cpu",
         operator=True,
     ),
 )
 
 
 def applicable(expectations: Expectations) -> tuple[Check, ...]:
-    """The checks that a pass must have: all, or without the operator's where the recipe compiles none."""
-    return tuple(check for check in CHECKS if expectations.operator is not None or not check.operator)
+    """The checks that a pass must have: all; without the operator's where the recipe compiles none; without those
+    between GPUs where one GPU is enough for a pass."""
+    return tuple(
+        check
+        for check in CHECKS
+        if (expectations.operator is not None or not check.operator)
+        and (expectations.gpus_wanted >= 2 or check.needs != "gpus")
+    )
 
 
 def find(name: str) -> Check:
