@@ -172,10 +172,9 @@ class _Work:
             format=FORMAT, ref=self.recipe.ref, recipe=self.recipe.to_dict(), resolved=date,
             created=_created(python, date), debian=debian, python=python.image, native=native, image=None,
         )  # fmt: skip
-        wheel = next(
-            (old.native.wheel for old in self._before() if native and _same_operator(old, lock)), None
-        )
-        native = replace(native, wheel=wheel) if native else None
+        same = [old.native for old in self._before() if old.native and _same_operator(old, lock)]
+        if native and same:
+            native = replace(native, wheel=same[-1].wheel)
         old = self.previous
         if old is None or not _same_inputs(old, lock):
             return replace(lock, native=native)
