@@ -12,6 +12,7 @@ from envbuild.lock.model import Lock
 
 INSIDE = Path(__file__).parent / "inside"
 _PORTS = {"jupyter": (8888,), "ssh": (22,)}
+_PROGRAMS = {"jupyter": "jupyter", "ssh": "sshd"}
 
 
 def programs(parts: Sequence[str], facts: Mapping[str, object] | None = None) -> tuple[FileEntry, ...]:
@@ -19,19 +20,19 @@ def programs(parts: Sequence[str], facts: Mapping[str, object] | None = None) ->
 
     Args:
         parts: the recipe's parts; every image has envbuild-doctor, ``jupyter`` adds envbuild-jupyter, ``ssh``
-            envbuild-sshd. Others add nothing.
+            envbuild-sshd and pdsh's choice of ssh. Others add nothing.
         facts: what ``/etc/envbuild/image.json`` says of the image, as `image_facts` gives it.
     """
     described = json.dumps({"format": 1, **(facts or {})}, indent=2, sort_keys=True) + "\n"
     files = [
         FileEntry(path="etc/envbuild/image.json", content=described.encode()),
         FileEntry(path="etc/profile.d/envbuild.sh", content=(INSIDE / "profile.sh").read_bytes()),
-        *(
-            FileEntry(path=f"usr/local/lib/envbuild/doctor/{source.name}", content=source.read_bytes())
-            for source in sorted((INSIDE / "doctor").glob("*.py"))
-        ),
-        _program("envbuild-doctor"),
+        *_program("doctor"),
     ]
+    for part in sorted(set(parts) & set(_PROGRAMS)):
+        files += _program(_PROGRAMS[part])
+    if "ssh" in parts:
+        files.append(FileEntry(path="etc/pdsh/rcmd_default", content=b"ssh\n"))
     return tuple(files)
 
 
@@ -56,5 +57,15 @@ def image_facts(lock: Lock) -> dict[str, object]:
     }
 
 
-def _program(name: str) -> FileEntry:
-    return FileEntry(path=f"usr/local/bin/{name}", content=(INSIDE / "bin" / name).read_bytes(), mode=0o755)
+def _program(name: str) -> list[FileEntry]:
+    """``/usr/local/bin/envbuild-NAME`` and the modules that it starts."""
+    program = FileEntry(
+        path=f"usr/local/bin/envbuild-{name}",
+        content=(INSIDE / "bin" / f"envbuild-{name}").read_bytes(),
+        mode=0o755,
+    )
+    modules = [
+        FileEntry(path=f"usr/local/lib/envbuild/{name}/{source.name}", content=source.read_bytes())
+        for source in sorted((INSIDE / name).glob("*.py"))
+    ]
+    return [*modules, program]
