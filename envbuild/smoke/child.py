@@ -1,7 +1,8 @@
 """The process of one check, or of one rank of it: ``python -m smoke.child check|rank ID JOB``.
 
 ``JOB`` is a JSON file: expectations, scratch folder, result file, time limit, options. The answer is written to the
-result file; no file, or a status other than 0, is a crash.
+result file; no file, or a status other than 0, is a crash. Whatever the check: a process that imported torch must have
+mapped one copy of each CUDA library, the pinned one.
 """
 
 from __future__ import annotations
@@ -17,13 +18,20 @@ from typing import Any
 
 from .checks import find
 from .context import Context
+from .maps import judge_process
 from .model import Failure, NotRun, parse_expectations
+from .team import Team
 
 _PR_SET_PDEATHSIG = 1
 
 
-def main(argv: list[str]) -> int:
-    """Run it; the exit status is 0 when an answer was written, whatever the answer."""
+def main(argv: list[str], *, team: Team | None = None) -> int:
+    """Run it; the exit status is 0 when an answer was written, whatever the answer.
+
+    Args:
+        argv: role, check and job.
+        team: the ranks of the check's group (:mod:`.member`).
+    """
     role, name, job_path = argv
     job = json.loads(Path(job_path).read_text())
     _die_with_parent(int(job["parent"]))
@@ -37,6 +45,7 @@ def main(argv: list[str]) -> int:
         timeout=float(job["timeout"]),
         gpus=int(job["gpus"]),
         options=job["options"],
+        team=team,
     )
     answer = _answer(role, name, context)
     result = Path(job["result"])
@@ -51,6 +60,8 @@ def _answer(role: str, name: str, context: Context) -> dict[str, Any]:
     try:
         module = check.load()
         numbers = module.rank(context) if role == "rank" else module.run(context)
+        if "torch" in sys.modules and context.expectations.libraries:
+            judge_process(context.expectations, numbers)
     except Failure as no:
         return {
             "status": "failed",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from envbuild.smoke.checks.loaded import mapped_libraries
+from envbuild.smoke.maps import mapped_libraries
 
 
 def test_one_pinned_copy_of_each_passes_and_says_its_version(cuda_place):

@@ -49,7 +49,9 @@ def build(cuda_place, compile_c):
         installed=True,
         accelerator="cuda",
     ):
-        libraries = ["-Wl,--no-as-needed", str(cuda_place.root / "built/libcudart.so.12")] if cuda else []
+        libraries = (
+            ["-Wl,--no-as-needed", str(cuda_place.site / "nvidia/lib/libcudart.so.12")] if cuda else []
+        )
         source = MODULE.replace("NAME", f'"{name}"')
         built = compile_c(cuda_place.root / "built" / "fused_adam_op.so", source, *libraries)
         cuda_place.install(
@@ -131,7 +133,9 @@ def test_an_operator_without_its_function_fails(build):
 
 def test_an_operator_that_does_not_load_fails(build, compile_c):
     place = build()
-    compile_c(place.site / FILE, "int x;", "-Wl,--no-as-needed", str(place.root / "built/libcudart.so.12"))
+    compile_c(
+        place.site / FILE, "int x;", "-Wl,--no-as-needed", str(place.site / "nvidia/lib/libcudart.so.12")
+    )
     place.ask("operator-file").failed("operator-file", "PyInit_fused_adam_op")
 
 

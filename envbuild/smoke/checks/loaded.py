@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import re
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..context import Context
-from ..cuda import agrees, decode_library, decode_runtime
-from ..installed import by_name, files_of
+from ..copies import CONFIGURATION, ROOT, find_copies
+from ..cuda import agrees, decode_library, decode_runtime, version_of
+from ..installed import by_name
+from ..maps import judge_process
 from ..model import Expectations, Failure
 
-FAMILY = re.compile(
-    r"lib(cudart|cublas|cublasLt|cudnn|cudnn_[a-z0-9_]+|nccl|cufft|cufftw|curand|cusolver|cusolverMg|cusparse"
-    r"|cusparseLt|nvrtc|nvrtc-builtins|nvJitLink|cupti|cufile|nvshmem_host|nvToolsExt)\.so(\.|$)"
-)
-"""File names of CUDA's user-space libraries. The driver's own (libcuda, libnvidia-*) come from the host."""
-
-MAPS = Path("/proc/self/maps")
+MODULES = ("torch", "triton", "deepspeed")
+"""Packages whose module says its version."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -33,19 +30,27 @@ def run(context: Context) -> dict[str, Any]:
             seen=f"torch {torch.__version__}, built for CUDA {torch.version.cuda}",
             hint="install the CUDA build of torch; a CPU wheel has the same name",
         )
+    said = {name: str(importlib.import_module(name).__version__) for name in _modules(expectations)}
     if expectations.operator is not None:
         importlib.import_module(expectations.operator.module)
     if context.gpus:
         touch(torch)
-    mapped = mapped_libraries(MAPS.read_text())
-    numbers: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
-    numbers["libraries"] = {
-        library.stem: compare(library.stem, library.package, library.version, mapped)
+    mapped = judge_process(expectations)
+    libraries = {
+        library.stem: compare(library.stem, library.package, library.version, mapped[library.stem][0])
         for library in expectations.libraries
     }
-    _once(mapped, expectations)
-    _torch_agrees(torch, numbers["libraries"])
-    numbers["mapped"] = {stem: [str(path) for path in paths] for stem, paths in sorted(mapped.items())}
+    _torch_agrees(torch, libraries)
+    pins = rows(expectations, {**said, **{stem: found["version"] for stem, found in libraries.items()}})
+    numbers: dict[str, Any] = {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "pins": pins,
+        "libraries": libraries,
+        "mapped": {stem: [str(path) for path in paths] for stem, paths in sorted(mapped.items())},
+    }
+    judge_pins(pins, numbers)
+    numbers["copies"] = _copies(context, torch, numbers)
     return numbers
 
 
@@ -60,75 +65,87 @@ def touch(torch: Any) -> None:
     torch.nn.functional.conv2d(image, weight).sum().item()
 
 
-def mapped_libraries(maps: str) -> dict[str, list[Path]]:
-    """CUDA's libraries in the text of ``/proc/self/maps`` (proc(5)): stem to the files mapped under it."""
-    found: dict[str, list[Path]] = {}
-    for line in maps.splitlines():
-        fields = line.split(None, 5)
-        if len(fields) < 6 or not fields[5].startswith("/"):
-            continue
-        path = Path(fields[5])
-        matched = FAMILY.match(path.name)
-        if matched:
-            paths = found.setdefault(f"lib{matched.group(1)}", [])
-            if path not in paths:
-                paths.append(path)
-    return found
-
-
-def compare(stem: str, package: str, version: str, mapped: dict[str, list[Path]]) -> dict[str, str]:
-    """One pinned library: one copy, from its package, and its own word for its version.
+def compare(stem: str, package: str, version: str, path: Path) -> dict[str, str]:
+    """One pinned library's own word for its version.
 
     Raises:
-        Failure: none or several are mapped, from elsewhere, or in another version.
+        Failure: it is another one.
     """
-    paths = mapped.get(stem, [])
-    if len(paths) != 1:
-        raise Failure(
-            expected=f"one copy of {stem}, from {package} {version}",
-            seen="\n".join(map(str, paths)) or f"{stem} is not mapped",
-            hint="look for a second CUDA in LD_LIBRARY_PATH, LD_PRELOAD, ld.so.conf and site-packages"
-            if paths
-            else "torch did not load it: is this a CUDA build of torch?",
-        )
-    _from_package(stem, paths[0], package)
-    seen = VERSIONS[stem](paths[0])
+    seen = VERSIONS[stem](path)
     if not agrees(version, seen):
         raise Failure(
             expected=f"{stem} {version} ({package})",
-            seen=f"{stem} {seen} from {paths[0]}",
+            seen=f"{stem} {seen} from {path}",
             hint="the file is not the one that the package brought: rebuild the image",
         )
-    return {"version": seen, "pinned": version, "file": str(paths[0])}
+    return {"version": seen, "pinned": version, "file": str(path)}
 
 
-def _from_package(stem: str, path: Path, package: str) -> None:
-    distribution = by_name().get(package, [None])[0]
-    files = [] if distribution is None else [file.resolve() for file in files_of(distribution).values()]
-    if path.resolve() not in files:
+def _modules(expectations: Expectations) -> list[str]:
+    """torch, and what else is to be imported anyway."""
+    return [name for name in MODULES if name == "torch" or name in expectations.imports]
+
+
+def rows(expectations: Expectations, loaded: dict[str, str]) -> list[dict[str, str | None]]:
+    """One row a pin: what the recipe declared, the lock resolved, is installed, and the process loaded."""
+    packages = {library.stem: library.package for library in expectations.libraries}
+    installed = by_name()
+    found: list[dict[str, str | None]] = []
+    for name, seen in loaded.items():
+        package = packages.get(name, name)
+        found.append(
+            {
+                "name": name,
+                "package": package,
+                "declared": expectations.declared.get(name),
+                "resolved": expectations.packages.get(package),
+                "installed": str(installed[package][0].version) if package in installed else None,
+                "loaded": seen,
+            }
+        )
+    return found
+
+
+def judge_pins(pins: list[dict[str, str | None]], numbers: dict[str, Any]) -> None:
+    """Declared = resolved = installed = loaded: each may say fewer numbers (``12.6`` of ``12.6.77``), none others.
+
+    Raises:
+        Failure: one differs.
+    """
+    wrong = []
+    for pin in pins:
+        said = {key: value for key in ("declared", "resolved", "installed", "loaded") if (value := pin[key])}
+        longest = max((version_of(value) for value in said.values()), key=lambda text: text.count("."))
+        if not all(agrees(longest, version_of(value)) for value in said.values()):
+            wrong.append(f"{pin['name']}: " + ", ".join(f"{key} {value}" for key, value in said.items()))
+    if wrong:
         raise Failure(
-            expected=f"{stem} from the files of {package}",
-            seen=str(path),
-            hint="another copy is found first: look at LD_LIBRARY_PATH, LD_PRELOAD and ld.so.conf",
+            expected="of each pin one version: declared, resolved, installed and loaded",
+            seen="\n".join(wrong),
+            hint="`envbuild lock REF` where recipe and lock differ; rebuild the image where the rest does",
+            numbers=numbers,
         )
 
 
-def _once(mapped: dict[str, list[Path]], expectations: Expectations) -> None:
-    """The libraries without a pin of their own: each once, and from the same site-packages."""
-    twice = [path for paths in mapped.values() if len(paths) > 1 for path in paths]
-    root = by_name()["torch"][0].locate_file("")
-    stray = [
-        path
-        for paths in mapped.values()
-        for path in paths
-        if not path.is_relative_to(Path(str(root)).resolve())
-    ]
-    if twice or (stray and expectations.complete):
+def _copies(context: Context, torch: Any, numbers: dict[str, Any]) -> dict[str, list[str]]:
+    """Further copies on the disk: in an image only under CUDA_HOME, and where the loader does not look."""
+    expectations = context.expectations
+    roots = [ROOT] if expectations.complete else [Path(str(torch.__file__)).parents[1]]
+    found = find_copies(expectations, roots, os.environ, configuration=CONFIGURATION)
+    wrong = list(dict.fromkeys([*found.stray, *found.loadable]))
+    if wrong and expectations.complete:
         raise Failure(
-            expected=f"one copy of each CUDA library, below {root}",
-            seen="\n".join(str(path) for path in twice or stray),
-            hint="look for a second CUDA in LD_LIBRARY_PATH, LD_PRELOAD and ld.so.conf",
+            expected="no copy of a pinned CUDA library but under CUDA_HOME, and that not in ld.so.conf or "
+            "LD_LIBRARY_PATH",
+            seen="\n".join(map(str, wrong)),
+            hint="remove the packages that bring them; programs other than torch would load these",
+            numbers=numbers,
         )
+    if found.loadable:
+        context.warn(
+            f"other programs load {found.loadable[0]} (LD_LIBRARY_PATH or ld.so.conf); torch does not, here"
+        )
+    return {"toolkit": [str(path) for path in found.toolkit], "others": [str(path) for path in found.stray]}
 
 
 def _torch_agrees(torch: Any, libraries: dict[str, dict[str, str]]) -> None:
