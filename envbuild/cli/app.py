@@ -24,6 +24,7 @@ COMMANDS = {
     "render": "Dockerfiles and environment.yml from recipe and lock",
     "export": "what is made from a lock at run time, to stdout",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",
+    "advise": "DDP, ZeRO or offload for a model and GPUs; check a DeepSpeed config",
     "gc": "shrink the store",
 }
 
