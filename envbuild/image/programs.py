@@ -66,6 +66,7 @@ def _program(name: str) -> list[FileEntry]:
     )
     modules = [
         FileEntry(path=f"usr/local/lib/envbuild/{name}/{source.name}", content=source.read_bytes())
-        for source in sorted((INSIDE / name).glob("*.py"))
+        for source in sorted((INSIDE / name).glob("*.*"))
+        if source.suffix in (".py", ".json")
     ]
     return [*modules, program]

@@ -15,17 +15,13 @@ from typing import NoReturn
 
 WORKSPACE = Path("/workspace")
 PORT = "8888"
-DEFAULTS = {
-    "ip": ("0.0.0.0", ("--ip", "--ServerApp.ip")),  # noqa: S104 -- a container's ports are shut until docker run -p
-    "port": (PORT, ("--port", "--ServerApp.port")),
-    "port_retries": ("0", ("--port-retries", "--ServerApp.port_retries")),
-    "root_dir": (
-        str(WORKSPACE),
-        ("--notebook-dir", "--ServerApp.root_dir", "--ServerApp.notebook_dir", "--preferred-dir"),
-    ),
-    "open_browser": ("False", ("--no-browser", "--browser", "--ServerApp.open_browser")),
-}
-"""What is set unless an argument does: the value, and the arguments that set it (jupyter lab --help-all)."""
+DEFAULTS = Path(__file__).parent
+"""The folder of jupyter_server_config.json: every interface (a container's ports are shut until ``docker run -p``), no
+browser, and no other port when 8888 is taken. It is given to Jupyter as the last of its folders, so that every other
+configuration file and every argument wins."""
+
+SYSTEM = ("/opt/venv/etc/jupyter", "/usr/local/etc/jupyter", "/etc/jupyter")
+"""Where Jupyter looks besides (jupyter --paths)."""
 
 _AUTHENTICATION = re.compile(
     r"--(IdentityProvider|ServerApp|NotebookApp|PasswordIdentityProvider)\.\w*(token|password)\w*(=|$)"
@@ -66,38 +62,39 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(f"the token file: {error}", "JUPYTER_TOKEN_FILE names a file that holds the token")
     _home(environ)
     environ.setdefault("SHELL", "/bin/bash")  # what its terminals start
-    port = value_of(arguments, DEFAULTS["port"][1]) or environ.get("JUPYTER_PORT") or PORT
+    environ["JUPYTER_CONFIG_PATH"] = config_path(environ)
+    port = value_of(arguments, ("--port", "--ServerApp.port")) or environ.get("JUPYTER_PORT") or PORT
     _say(f"http://127.0.0.1:{port}/lab{told}")
     _say(f"(with docker run -p {port}:{port}; this container is {socket.gethostname()})")
     os.chdir(WORKSPACE if WORKSPACE.is_dir() else "/")
-    return _become([program, *server_arguments(arguments, environ, root=os.getuid() == 0)], environ)
+    return _become([program, *server_arguments(arguments, root=os.getuid() == 0)], environ)
 
 
 def _become(command: Sequence[str], environ: Mapping[str, str]) -> NoReturn:
     os.execve(command[0], list(command), environ)
 
 
-def server_arguments(arguments: Sequence[str], environ: Mapping[str, str], *, root: bool) -> list[str]:
-    """JupyterLab's arguments: the defaults that no argument and no variable sets, then the given ones.
+def server_arguments(arguments: Sequence[str], *, root: bool) -> list[str]:
+    """JupyterLab's arguments. Root is allowed to root alone: a container's user is root by default."""
+    given = any(
+        argument.partition("=")[0] in ("--allow-root", "--ServerApp.allow_root") for argument in arguments
+    )
+    return [*(["--allow-root"] if root and not given else []), *arguments]
 
-    Root is allowed as root only, because a container's user is root by default.
-    """
-    added = []
-    for name, (value, flags) in DEFAULTS.items():
-        if value_of(arguments, flags) is None and not (name == "port" and environ.get("JUPYTER_PORT")):
-            added.append(f"--ServerApp.{name}={value}")
-    if root and value_of(arguments, ("--allow-root", "--ServerApp.allow_root")) is None:
-        added.append("--allow-root")
-    return [*added, *arguments]
+
+def config_path(environ: Mapping[str, str]) -> str:
+    """Jupyter's folders of configuration, the strongest first: the caller's, the user's, the system's, `DEFAULTS`."""
+    user = environ.get("JUPYTER_CONFIG_DIR") or f"{environ.get('HOME', '/root')}/.jupyter"
+    given = environ.get("JUPYTER_CONFIG_PATH", "")
+    return ":".join([*([given] if given else []), user, *SYSTEM, str(DEFAULTS)])
 
 
 def value_of(arguments: Sequence[str], flags: Sequence[str]) -> str | None:
-    """What the arguments say for one of ``flags``: ``--port=1``, ``--port 1``, or empty for a bare flag."""
+    """What the arguments say for one of ``flags``: ``--port=1`` or ``--port 1``."""
     for place, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name in flags:
-            following = arguments[place + 1] if place + 1 < len(arguments) else ""
-            return value if equals else "" if following.startswith("-") else following
+            return value if equals else "".join(arguments[place + 1 : place + 2])
     return None
 
 

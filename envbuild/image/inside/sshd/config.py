@@ -96,6 +96,7 @@ def client_config(settings: Settings) -> str:
         f"# Written by envbuild-sshd, because {CLUSTER} asks for it.",
         f"Host {' '.join(settings.cluster)}",
         "    StrictHostKeyChecking accept-new",
+        "    LogLevel ERROR",  # no line a machine that its key was taken; a changed key is an error and is told
         f"    UserKnownHostsFile {settings.state}/known_hosts/%i",
     ]
     if settings.cluster != ("*",):

@@ -9,7 +9,9 @@ from pathlib import Path
 from .settings import KEYS, KEYS_FILE, Refusal, Settings
 
 KEYGEN = "/usr/bin/ssh-keygen"
-HOST_KEY_TYPES = ("ed25519", "rsa")
+HOST_KEY_TYPES = ("ed25519", "ecdsa")
+"""Made at once, while an RSA key takes seconds; one that a volume brings is used too."""
+
 _GIVE = (
     f'give a public key: docker run -e {KEYS}="$(cat ~/.ssh/id_ed25519.pub)", or mount a file of them and name it in '
     f"{KEYS_FILE}"
@@ -73,12 +75,13 @@ def _read(path: Path) -> str:
 def host_keys(settings: Settings) -> list[Path]:
     """The private host keys; those that are missing are made now, so that no two containers share one.
 
-    They are made beside ``/etc/ssh`` where a volume keeps them, or, where that is read-only, in the state folder.
+    They are made in ``/etc/ssh``, where a volume keeps them, or, where that is read-only, in the state folder.
     """
     folder = settings.host_keys
     if not os.access(folder, os.W_OK) and not all((folder / _name(kind)).exists() for kind in HOST_KEY_TYPES):
         folder = settings.state
-    return [_host_key(folder, kind) for kind in HOST_KEY_TYPES]
+    made = [_host_key(folder, kind) for kind in HOST_KEY_TYPES]
+    return made + [key for key in [folder / _name("rsa")] if key.exists()]
 
 
 def _name(kind: str) -> str:
