@@ -21,6 +21,7 @@ COMMANDS = {
     "smoke": "run the suite in a container of an image; writes a verdict",
     "run": "run a command in an image, on whatever engine there is",
     "promote": "give an image its tag, which only a passing verdict allows",
+    "key": "the key that signs verdicts, and those that are trusted",
     "render": "Dockerfiles and environment.yml from recipe and lock",
     "export": "what is made from a lock at run time, to stdout",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",

@@ -8,8 +8,9 @@ import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
+from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.proof import give_tag, verdict_path
-from envbuild.gate import Verdict, expect, promote, read_verdict, subject_of, write_verdict
+from envbuild.gate import Verdict, expect, promote, read_signed, subject_of, write_verdict
 from envbuild.image.locked import image_of
 
 
@@ -22,17 +23,36 @@ from envbuild.image.locked import image_of
     required=True,
     help="What `envbuild smoke --report FILE` wrote on a machine with GPUs.",
 )
+@click.option(
+    "--key",
+    "keys",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PEM",
+    help="Believe this public key too: what `envbuild key show` printed where the suite ran (repeatable).",
+)
 @common
-def command(context: Context, ref: str, file: Path) -> None:
-    """Give the image of REF its tag, if the verdict is a pass about exactly this image. Exit 6 if not."""
-    verdict = read_verdict(file)
-    _refuse_early(context, ref, verdict)
+def command(context: Context, ref: str, file: Path, keys: tuple[Path, ...]) -> None:
+    """Give the image of REF its tag, if the verdict is a signed pass about exactly this image. Exit 6 if not.
+
+    Believed are this machine's own key, those of --key and those that ENVBUILD_TRUSTED_KEYS names. The copy that the
+    store keeps gets this machine's signature too, so that later builds here need no --key.
+    """
+    signed = read_signed(file, trusted=trusted(context, keys))
+    _refuse_early(context, ref, signed.verdict)
+    own = own_key(context)
     ready = build(context, ref)
-    proof = give_tag(context, ready, verdict, file)
-    write_verdict(verdict_path(ready), verdict)
+    proof = give_tag(context, ready, signed.verdict, file)
+    write_verdict(verdict_path(ready), signed.accepted_by(own).data)
     image = ready.built.image
     context.terminal.data(
-        {"ref": ref, "digest": image.digest, "tags": list(proof.tags), "verdict": proof.to_dict()},
+        {
+            "ref": ref,
+            "digest": image.digest,
+            "tags": list(proof.tags),
+            "verdict": proof.to_dict(),
+            "keys": [key.id for key in signed.keys],
+        },
         f"{proof.tags[-1]}  {image.digest}",
     )
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from envbuild.cli.build import Ready
 from envbuild.cli.context import Context
+from envbuild.cli.keys import own_key, trusted
 from envbuild.engine import Engine, Gpus, detect, survey
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
@@ -17,9 +18,12 @@ from envbuild.gate import (
     promote,
     read_verdict,
     run_suite,
+    sign_verdict,
     subject_of,
     write_verdict,
 )
+from envbuild.lock import lock_bytes
+from envbuild.oci.digest import of_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,8 @@ def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus) -> 
             engine, ready.image, expectations, gpus=gpus, folder=folder, progress=context.terminal.progress
         )
     subject = subject_of(str(ready.recipe.ref), ready.built.image)
-    return make_verdict(report, subject, expected=expectations, engine=engine.describe())
+    lock = of_bytes(lock_bytes(ready.lock))
+    return make_verdict(report, subject, expected=expectations, engine=engine.describe(), lock=lock)
 
 
 def verdict_path(ready: Ready) -> Path:
@@ -97,24 +102,27 @@ def verdict_path(ready: Ready) -> Path:
 def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
     """Run the suite where this machine has GPUs, and give the tag if it passes.
 
-    A verdict that the store already has about this image, and that still holds, is not asked for again.
+    A verdict that the store already has about this image, that a trusted key signed and that still holds, is not
+    asked for again; one that does not is left aside, which is told.
     """
     candidate = (ready.recipe.ref.candidate,)
     path = verdict_path(ready)
     if path.exists():
         try:
-            return give_tag(context, ready, read_verdict(path), path)
+            return give_tag(context, ready, read_verdict(path, trusted=trusted(context)), path)
         except EnvbuildError as refusal:
             if refusal.exit is not Exit.GATE:
                 raise
+            context.terminal.progress.note(f"the verdict in the store is not used: {refusal.message}")
     present = len(find_driver().gpus)
     wanted = ready.recipe.gate.gpus
     if present < wanted:
         why = "this machine has no GPU" if not present else f"this machine has {present} of {wanted} GPUs"
         return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
+    key = own_key(context)
     chosen = choose_engine(context, ready, engine)
     verdict = ask_suite(context, ready, chosen, gpus="all")
-    write_verdict(path, verdict)
+    write_verdict(path, sign_verdict(verdict, key))
     if verdict.result != "passed":
         return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)
     return give_tag(context, ready, verdict, path)

@@ -9,11 +9,12 @@ import click
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target
+from envbuild.cli.keys import own_key
 from envbuild.cli.proof import ask_suite, choose_engine, verdict_path
 from envbuild.engine import NAMES
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.gate import Verdict, write_verdict
+from envbuild.gate import Verdict, sign_verdict, write_verdict
 
 
 @click.command()
@@ -37,19 +38,20 @@ def command(context: Context, ref: str, gpus: int | None, engine: str | None, re
             exit=Exit.ENGINE,
         )
     check_target(report)
+    key = own_key(context)
     ready = build(context, ref)
     chosen = choose_engine(context, ready, engine)
     given = present if gpus is None else gpus
     verdict = ask_suite(context, ready, chosen, gpus=given)
     path = report or verdict_path(ready)
-    write_verdict(path, verdict)
+    write_verdict(path, sign_verdict(verdict, key))
     context.terminal.data({"path": str(path), "verdict": verdict.to_dict()}, _table(verdict, path))
     return int(Exit.GATE if verdict.result == "failed" else Exit.DONE)
 
 
 def _table(verdict: Verdict, path: Path) -> str:
     """Every check with its status; what failed with expected, seen and hint."""
-    lines = [f"{verdict.subject.ref}  {verdict.subject.manifest}"]
+    lines = [f"{verdict.subject.ref}  {verdict.subject.manifest}" if verdict.subject else "here"]
     for check in verdict.checks:
         lines.append(f"  {check.status:8} {check.id:20} {check.reason}")
         if check.status == "failed":

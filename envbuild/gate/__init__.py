@@ -1,37 +1,36 @@
-"""The gate: run the suite in a candidate, make a verdict of its report, and decide about the tag."""
+"""The gate: run the suite in a candidate, make a verdict of its report, sign it, and decide about the tag."""
 
 from __future__ import annotations
 
 from envbuild.gate.expect import expect
+from envbuild.gate.keys import PublicKey, SigningKey, known_key, signing_key, trusted_keys
 from envbuild.gate.promote import compare, promote
 from envbuild.gate.report import Report, parse_report
+from envbuild.gate.signed import SignedVerdict, read_signed, read_verdict, sign_verdict, write_verdict
 from envbuild.gate.suite import run_suite, stage, suite_command
-from envbuild.gate.verdict import (
-    Subject,
-    Verdict,
-    make_verdict,
-    parse_verdict,
-    read_verdict,
-    subject_of,
-    verdict_bytes,
-    write_verdict,
-)
+from envbuild.gate.verdict import Subject, Verdict, make_verdict, subject_of
 
 __all__ = [
+    "PublicKey",
     "Report",
+    "SignedVerdict",
+    "SigningKey",
     "Subject",
     "Verdict",
     "compare",
     "expect",
+    "known_key",
     "make_verdict",
     "parse_report",
-    "parse_verdict",
     "promote",
+    "read_signed",
     "read_verdict",
     "run_suite",
+    "sign_verdict",
+    "signing_key",
     "stage",
     "subject_of",
     "suite_command",
-    "verdict_bytes",
+    "trusted_keys",
     "write_verdict",
 ]

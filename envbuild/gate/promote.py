@@ -11,6 +11,8 @@ from envbuild.smoke.model import Expectations
 def compare(verdict: Verdict, image: Subject) -> list[str]:
     """What of ``image`` the verdict is not about: one line each with both values; empty when it is about it."""
     subject = verdict.subject
+    if subject is None:
+        return ["the verdict is about no image: the suite ran in a Python environment (--here)"]
     lines = [
         f"{name}: the verdict is about {theirs}, the image is {ours}"
         for name, theirs, ours in (
@@ -44,8 +46,16 @@ def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
 
     Raises:
         EnvbuildError: exit 6: another image, other expectations, not a pass, too few GPUs, or checks of this suite
-            that the verdict does not have.
+            that the verdict does not have, or it is about no image.
     """
+    if verdict.subject is None:
+        raise _refusal(
+            "verdict-about-no-image",
+            f"the suite ran in a Python environment ({verdict.host.executable}), not in an image: "
+            "that shows that a machine is healthy, and can promote nothing",
+            image,
+            hint=f"run `envbuild smoke {image.ref}`, without --here, on a machine with enough GPUs",
+        )
     different = compare(verdict, image)
     if different:
         raise _refusal(

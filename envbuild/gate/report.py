@@ -27,6 +27,7 @@ class CheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     seen: str | None
     hint: str | None
     numbers: dict[str, Any]
+    warnings: tuple[str, ...]
     output: str
 
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.report import CheckRecord, Gpu, Host, Outcome, Report, contradiction, refuse
 from envbuild.oci.image import Image
 from envbuild.smoke.fingerprint import fingerprint
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
 
 KIND: Final = "envbuild.verdict"
-FORMAT: Final = 1
-"""The file's format number. A signature will wrap this content and not change it."""
+FORMAT: Final = 2
+"""The content's format number. 1 had no signature around it, no ``lock`` and no warnings."""
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,17 +28,20 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The suite's answer about one image (docs/reference/verdict.md).
 
+    ``subject`` is ``None`` where the suite ran in a Python environment: such a verdict is about no image.
     ``suite`` is the hash of the questions, ``expectations`` what they were asked against, ``engine`` what ran the
-    container. ``seconds`` is the suite's wall time, ``started`` its RFC 3339 time in UTC.
+    container. ``lock`` is the digest of the lock's bytes (``None``: there was no lock). ``seconds`` is the suite's
+    wall time, ``started`` its RFC 3339 time in UTC.
     """
 
     kind: Literal["envbuild.verdict"]
-    format: Literal[1]
-    subject: Subject
+    format: Literal[2]
+    subject: Subject | None
     result: Outcome
     why: str
     suite: str
     engine: str
+    lock: str | None
     driver: str | None
     gpus: tuple[Gpu, ...]
     host: Host
@@ -59,7 +57,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         return parse_expectations(self.expectations)
 
     def to_dict(self) -> dict[str, object]:
-        """The JSON object; :func:`parse_verdict` is the inverse."""
+        """The JSON object; :func:`convert_verdict` is the inverse."""
         value: dict[str, object] = msgspec.to_builtins(self)
         return value
 
@@ -74,30 +72,34 @@ def subject_of(ref: str, image: Image) -> Subject:
     )
 
 
-def make_verdict(report: Report, subject: Subject, *, expected: Expectations, engine: str) -> Verdict:
+def make_verdict(
+    report: Report, subject: Subject | None, *, expected: Expectations, engine: str, lock: str | None
+) -> Verdict:
     """Bind a report to the image in whose container it was made.
 
     Args:
         report: what the suite in the container wrote.
-        subject: the image that the engine was told to run.
+        subject: the image that the engine was told to run; ``None`` where it was no image.
         expected: the expectations that were handed in; the report must be about these.
         engine: the engine's name and version.
+        lock: the digest of the lock's bytes, or ``None`` where the suite did not run in an image.
 
     Raises:
         EnvbuildError: exit 6 when the report is of another suite or of other expectations.
     """
+    where = "here" if subject is None else subject.ref
     if report.suite != fingerprint():
         refuse(
             "report-of-another-suite",
             f"the report was made by the suite {report.suite}; this envbuild's is {fingerprint()}",
-            subject.ref,
+            where,
         )
     if report.expected != expected:
         refuse(
             "report-of-other-expectations",
             "the report answers other expectations than recipe and lock give: "
             + ", ".join(differences(report.expected, expected)),
-            subject.ref,
+            where,
         )
     return Verdict(
         kind=KIND,
@@ -107,6 +109,7 @@ def make_verdict(report: Report, subject: Subject, *, expected: Expectations, en
         why=report.why,
         suite=report.suite,
         engine=engine,
+        lock=lock,
         driver=report.host.driver,
         gpus=report.gpus,
         host=report.host,
@@ -124,69 +127,19 @@ def differences(seen: Expectations, wanted: Expectations) -> list[str]:
     return sorted(key for key in left if left[key] != right[key])
 
 
-def verdict_bytes(verdict: Verdict) -> bytes:
-    """The file's content: JSON, indented, deterministic."""
-    return (json.dumps(verdict.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-
-
-def parse_verdict(data: bytes, *, where: str) -> Verdict:
-    """Read a verdict.
+def convert_verdict(value: object, *, where: str) -> Verdict:
+    """Make a parsed JSON value a verdict.
 
     Raises:
         EnvbuildError: exit 6: no verdict, another format, an unknown or missing key, or a result that its checks do
             not bear out.
     """
     try:
-        verdict = msgspec.json.decode(data, type=Verdict)
+        verdict = msgspec.convert(value, type=Verdict)
         expectations = verdict.expected
-    except (msgspec.DecodeError, msgspec.ValidationError, BadExpectations) as error:
+    except (msgspec.ValidationError, BadExpectations) as error:
         refuse("bad-verdict", f"this is no verdict that envbuild can read: {error}", where)
     problem = contradiction(verdict.result, verdict.checks, len(verdict.gpus), expectations)
     if problem:
         refuse("verdict-contradicts-itself", f"the verdict says {verdict.result!r}, but {problem}", where)
     return verdict
-
-
-def read_verdict(path: Path) -> Verdict:
-    """Read a verdict's file.
-
-    Raises:
-        EnvbuildError: exit 6, as :func:`parse_verdict`, or when the file cannot be read.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise EnvbuildError(
-            "no-verdict",
-            f"the verdict cannot be read: {error.strerror}",
-            where=str(path),
-            hint="`envbuild smoke REF --report FILE` makes one, on a machine with GPUs",
-            exit=Exit.GATE,
-        ) from error
-    return parse_verdict(data, where=str(path))
-
-
-def write_verdict(path: Path, verdict: Verdict) -> None:
-    """Write a verdict's file; it is complete or not there. A device or pipe is written to, never replaced.
-
-    Raises:
-        EnvbuildError: exit 2 when it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(verdict_bytes(verdict))
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(verdict_bytes(verdict))
-        partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise EnvbuildError(
-            "verdict-not-written",
-            f"the verdict cannot be written: {error.strerror}",
-            where=str(path),
-            hint="choose another file with --report",
-            exit=Exit.USAGE,
-        ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import signal
@@ -12,19 +11,14 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from clirun import NOWHERE, Cli
 from smallimage import COMMITTED, REF, make_wheel, small_lock, small_recipes, wheel_artifact
 
 from envbuild.cli.image_command import _on_another_base
-from envbuild.gate import expect, subject_of
-from envbuild.image.locked import image_of
-from envbuild.lock import Lock, lock_bytes, read_lock
-from envbuild.oci.image import Image
+from envbuild.lock import lock_bytes, read_lock
 from envbuild.recipe import load_recipe, parse_ref
-from envbuild.smoke.checks import CHECKS
 
 V27 = "pytorch-cuda:v2.7"
 
@@ -163,94 +157,7 @@ def test_export(cli: Cli, recipe: Path) -> None:
     assert [row["diff_id"] for row in rows] == [layer.diff_id for layer in lock.image.layers]
 
 
-# verdicts
-
-
-def verdict_about(image: Image, lock: Lock, ref: str, recipes: Path, **changes: Any) -> dict[str, Any]:
-    """A verdict's file as a machine with two GPUs writes it."""
-    expected = expect(load_recipe(parse_ref(ref), [recipes]), lock, gpus_given=2)
-    subject = subject_of(ref, image)
-    gpu = {
-        "name": "NVIDIA H200", "uuid": "u", "capability": [9, 0], "memory": 150_000_000_000, "processors": 132,
-        "torch": "machine code", "operator": "machine code",
-    }  # fmt: skip
-    check = {
-        "status": "passed", "seconds": 1.5, "cause": None, "expected": None, "seen": None, "hint": None,
-        "numbers": {}, "output": "",
-    }  # fmt: skip
-    operator = "operators" in lock.recipe.get("deepspeed", {})  # type: ignore[operator]  # JSON
-    return {
-        "kind": "envbuild.verdict", "format": 1,
-        "subject": {"ref": subject.ref, "manifest": subject.manifest, "config": subject.config,
-                    "diff_ids": list(subject.diff_ids)},
-        "result": "passed", "why": "all checks passed on 2 GPUs", "suite": "sha256:" + "1" * 64, "engine": "docker",
-        "driver": "580.159.04", "gpus": [{"index": index, **gpu} for index in range(2)],
-        "host": {"kernel": "6.1.0", "machine": "x86_64", "system": "Debian", "libc": "glibc 2.36", "python": "3.11.2",
-                 "executable": "/opt/venv/bin/python", "cpus": 32, "memory": 1 << 38, "shm": 8 << 30, "gpus": 2,
-                 "driver": "580.159.04"},
-        "environment": {}, "started": "2026-11-20T10:00:00Z", "seconds": 61.5,
-        "expectations": expected.to_dict(),
-        "checks": [{"id": c.id, "reason": c.reason, "timeout": c.timeout, **check}
-                   for c in CHECKS if operator or not c.operator],
-        **changes,
-    }  # fmt: skip
-
-
-@pytest.fixture
-def locked(recipes: Path) -> tuple[Image, Lock]:
-    lock = read_lock(COMMITTED)
-    image = image_of(lock)
-    assert image is not None
-    return image, lock
-
-
-def refused(cli: Cli, id: str, verdict: object) -> str:
-    """Promoting with this verdict: exit 6, before anything is fetched or built."""
-    file = cli.folder / "verdict.json"
-    file.write_text(verdict if isinstance(verdict, str) else json.dumps(verdict))
-    done = cli.fails(6, id, "promote", V27, "--verdict", str(file))
-    assert not (cli.folder / "store" / "artifacts").exists()
-    return done.err
-
-
-@pytest.mark.parametrize("text", ["", "garbage", "{}", "[]", '{"kind": "envbuild.verdict"}', "\0" * 100])
-def test_promote_refuses_garbage(cli: Cli, text: str) -> None:
-    refused(cli, "bad-verdict", text)
-
-
-def test_promote_refuses_a_verdict_about_another_image(
-    cli: Cli, locked: tuple[Image, Lock], recipes: Path
-) -> None:
-    image, lock = locked
-    foreign = replace(image, layers=image.layers[:-1])
-    err = refused(cli, "verdict-about-another-image", verdict_about(foreign, lock, V27, recipes))
-    assert foreign.digest in err
-    assert image.digest in err
-
-
-def test_promote_refuses_what_is_no_pass(cli: Cli, locked: tuple[Image, Lock], recipes: Path) -> None:
-    about = verdict_about(*locked, V27, recipes)
-    refused(cli, "verdict-not-a-pass", {**about, "result": "candidate"})
-    refused(cli, "verdict-contradicts-itself", {**about, "checks": about["checks"][1:]})
-    refused(cli, "verdict-contradicts-itself", {**about, "gpus": about["gpus"][:1]})
-    failed = [{**check, "status": "failed"} for check in about["checks"]]
-    refused(cli, "verdict-contradicts-itself", {**about, "checks": failed})
-    refused(cli, "verdict-not-a-pass", {**about, "result": "failed", "checks": failed})
-
-
-def test_promote_refuses_a_verdict_of_other_expectations(
-    cli: Cli, locked: tuple[Image, Lock], recipes: Path
-) -> None:
-    about = verdict_about(*locked, V27, recipes)
-    refused(
-        cli,
-        "verdict-of-other-expectations",
-        {**about, "expectations": {**about["expectations"], "cuda": "12.8"}},
-    )
-
-
-def test_a_verdict_that_is_not_there(cli: Cli) -> None:
-    cli.fails(6, "no-verdict", "promote", V27, "--verdict", "none.json")
+# GPUs
 
 
 def test_smoke_refuses_more_gpus_than_there_are(cli: Cli) -> None:

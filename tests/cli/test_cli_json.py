@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from clirun import ROOT, Cli
 from smallimage import REF, SmallWorld
-from test_cli_faults import verdict_about
+from verdictmaker import own_key, signed, verdict_about
 
+from envbuild.gate import SigningKey
 from envbuild.lock import read_lock
 
 PAGE = (ROOT / "docs/reference/json.md").read_text()
@@ -133,12 +134,16 @@ def test_a_candidate_is_done_unless_a_verdict_is_required(on_small: Cli) -> None
 
 @pytest.mark.network
 def test_promote_gives_the_tag_and_it_stays(on_small: Cli, small: SmallWorld) -> None:
+    stranger = SigningKey(seed=bytes(32), where="the machine with GPUs")
     verdict = verdict_about(small.built.image, small.lock, REF, on_small.folder / "small")
-    (on_small.folder / "verdict.json").write_text(json.dumps(verdict))
-    done = on_small("promote", REF, "--verdict", "verdict.json", "--json")
+    (on_small.folder / "verdict.json").write_bytes(signed(verdict, stranger))
+    (on_small.folder / "pub.pem").write_text(stranger.public.pem)
+    on_small.fails(6, "verdict-by-unknown-key", "promote", REF, "--verdict", "verdict.json")
+    done = on_small("promote", REF, "--verdict", "verdict.json", "--key", "pub.pem", "--json")
     assert done.code == 0, done
     assert {key.partition(".")[0] for key in keys_of(done.value)} == documented("envbuild promote")
     assert done.value["tags"] == ["small:v1-candidate", "small:v1"]
+    assert done.value["keys"] == [stranger.public.id]
     tags = small.store.layout.tags()
     assert {name: tag.digest for name, tag in tags.items()} == dict.fromkeys(
         done.value["tags"], done.value["digest"]
@@ -148,7 +153,28 @@ def test_promote_gives_the_tag_and_it_stays(on_small: Cli, small: SmallWorld) ->
     assert again.value["candidate"] is False
     assert again.value["tags"] == ["small:v1-candidate", "small:v1"]
     shown = {key for key in keys_of(again.value, "seconds") if key.startswith("verdict.")}
+    [kept] = (small.store.root / "verdicts").iterdir()
+    own = own_key(on_small.folder / "home").public.id
+    assert [each["keyid"] for each in json.loads(kept.read_bytes())["signatures"]] == [
+        stranger.public.id,
+        own,
+    ]
     assert shown == {key for key in documented("envbuild image") if key.startswith("verdict.")}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("signer", [None, SigningKey(seed=bytes(32), where="a stranger")])
+def test_a_verdict_in_the_store_that_nobody_here_signed_gives_no_tag(
+    on_small: Cli, small: SmallWorld, signer: SigningKey | None
+) -> None:
+    """Neither does it stop the build."""
+    verdict = verdict_about(small.built.image, small.lock, REF, on_small.folder / "small")
+    file = small.store.root / "verdicts" / f"{small.built.image.digest.removeprefix('sha256:')}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(signed(verdict, signer) if signer else json.dumps(verdict).encode())
+    done = on_small("image", REF, "--no-load", "--json")
+    assert (done.code, done.value["candidate"], done.value["verdict"]) == (0, True, None)
+    assert "the verdict in the store is not used" in done.err
 
 
 @pytest.mark.network

@@ -80,7 +80,7 @@ def report(expected) -> dict[str, Any]:
         "operator": "machine code",
     }
     return {
-        "format": 2,
+        "format": FORMAT,
         "suite": fingerprint(),
         "result": "passed",
         "why": f"all {len(CHECKS)} checks passed on 2 GPUs",
@@ -113,7 +113,6 @@ def report(expected) -> dict[str, Any]:
                 "expected": None,
                 "seen": None,
                 "hint": None,
-                "warnings": [],
                 "numbers": {"n": 1.25},
                 "warnings": [],
                 "output": "",

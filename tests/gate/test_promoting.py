@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.gate import compare, make_verdict, parse_report, promote, subject_of
+from envbuild.gate import compare, promote, subject_of
+from envbuild.smoke.checks import CHECKS
 
 
 @pytest.fixture
-def decide(report, subject, expected):
+def decide(report, subject, expected, verdict_of):
     """Promote ``about`` by a verdict that the (changed) report gives."""
 
     def make(about=subject, want=expected):
-        got = parse_report(json.dumps(report).encode(), where="test")
-        verdict = make_verdict(got, subject, expected=got.expected, engine="docker 26.1")
-        return promote(verdict, about, expected=want)
+        return promote(verdict_of(report), about, expected=want)
 
     return make
 
@@ -79,14 +77,15 @@ def test_a_candidate_is_refused(decide, report):
 
 def test_a_failure_is_refused(decide, report):
     report["result"] = "failed"
-    report["checks"][7]["status"] = "failed"
+    report["checks"][-1]["status"] = "failed"
     refused(decide, "verdict-not-a-pass", "'failed'")
 
 
 def test_expectations_that_were_loosened_are_refused(decide, report):
     """A pass without the operator is no pass of a recipe that has one."""
     report["expectations"]["operator"] = None
-    report["checks"] = [c for c in report["checks"] if c["id"] not in ("operator-file", "zero3-fused-adam")]
+    operators = {check.id for check in CHECKS if check.operator}
+    report["checks"] = [c for c in report["checks"] if c["id"] not in operators]
     refused(decide, "verdict-of-other-expectations", "operator")
 
 
@@ -96,7 +95,15 @@ def test_a_pass_that_asked_for_fewer_gpus_is_refused(decide, report):
     refused(decide, "too-few-gpus", "saw 1 GPUs", "wants 2")
 
 
-def test_the_same_image_differs_in_nothing(report, subject, expected):
-    got = parse_report(json.dumps(report).encode(), where="test")
-    verdict = make_verdict(got, subject, expected=expected, engine="sandbox")
-    assert compare(verdict, subject) == []
+def test_the_same_image_differs_in_nothing(report, subject, verdict_of):
+    assert compare(verdict_of(report), subject) == []
+
+
+def test_a_verdict_about_a_python_environment_is_refused(report, subject, expected, verdict_of):
+    verdict = verdict_of(report, about=None, lock=None)
+    assert compare(verdict, subject)
+    with pytest.raises(EnvbuildError) as caught:
+        promote(verdict, subject, expected=expected)
+    assert (caught.value.id, caught.value.exit) == ("verdict-about-no-image", Exit.GATE)
+    assert "/opt/venv/bin/python" in caught.value.message
+    assert "without --here" in caught.value.hint
