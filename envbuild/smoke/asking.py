@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .checks import Check
 from .context import Context, program, read_result, write_job
+from .hosting import Hosts, Turn
 from .model import CheckResult, Expectations, Status
 from .process import Ended, Running, start, tail
+from .team import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,7 +24,7 @@ class Asked:
 
     check: Check
     folder: Path
-    process: Running
+    process: Running | Turn
 
     def poll(self) -> CheckResult | None:
         """The result, once there is one; then the process and its folder are gone. Else ``None``."""
@@ -40,21 +42,45 @@ class Asked:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def ask(check: Check, expectations: Expectations, *, gpus: int, timeout: float) -> Asked:
-    """Start a check.
+def ask(
+    check: Check,
+    expectations: Expectations,
+    *,
+    gpus: int,
+    nodes: int,
+    timeout: float,
+    hosts: Hosts,
+    coming: Sequence[str] = (),
+) -> Asked:
+    """Start a check, or give it its turn in the process of its group.
 
     Args:
         check: the question.
         expectations: what must be true.
         gpus: how many there were when the suite started.
+        nodes: how many of them the kernel showed.
         timeout: seconds of wall time.
+        hosts: the processes of the groups.
+        coming: the checks of its group that come after it; the check reads them as ``context.options["coming"]``.
     """
     folder = Path(tempfile.mkdtemp(prefix=f"envbuild-{check.id}-"))
     scratch = folder / "scratch"
     scratch.mkdir()
-    context = Context(check=check.id, expectations=expectations, scratch=scratch, timeout=timeout, gpus=gpus)
+    context = Context(
+        check=check.id,
+        expectations=expectations,
+        scratch=scratch,
+        timeout=timeout,
+        gpus=gpus,
+        nodes=nodes,
+        options={"coming": list(coming)},
+    )
     job = folder / "job.json"
     write_job(job, context, result=folder / "answer.json")
+    if check.group:
+        asked = Job(check=check.id, path=job, log=folder / "log", result=folder / "answer.json")
+        turn = hosts.turn(check.group, asked, timeout=timeout, last=not coming)
+        return Asked(check=check, folder=folder, process=turn)
     process = start(
         program("check", check.id, job), env=check_environment(), timeout=timeout, log=folder / "log"
     )

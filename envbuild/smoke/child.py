@@ -44,6 +44,7 @@ def main(argv: list[str], *, team: Team | None = None) -> int:
         scratch=Path(job["scratch"]),
         timeout=float(job["timeout"]),
         gpus=int(job["gpus"]),
+        nodes=int(job["nodes"]),
         options=job["options"],
         team=team,
     )

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .model import Expectations, Failure
-from .process import signal_name, tail
+from .team import Job, Team
 
-GRACE = 10.0
-"""Seconds that the other ranks get once one has failed."""
+_PYTHON = (sys.executable, "-P", "-s", "-m")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """One check's inputs. ``gpus`` is the number of GPUs when the suite started: what the kernel showed to this
-    container, or what the host gave it if that is more.
+    container (``nodes``), or what the host gave it if that is more.
 
     ``scratch`` is a folder of the check's own, removed afterwards; ``options`` what a check tells its ranks.
-    ``warnings`` is where :meth:`warn` puts what it is told.
+    ``team`` are the ranks that the check shares with others of its group. ``warnings`` is where :meth:`warn` puts what
+    it is told.
     """
 
     check: str
@@ -35,12 +32,19 @@ class Context:
     timeout: float
     gpus: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    team: Team | None = None
     warnings: list[str] = field(default_factory=list)
+    nodes: int = 0
 
     def warn(self, text: str) -> None:
         """Say something that a person should know and that does not fail the check, in one line, once."""
         if text not in self.warnings:
             self.warnings.append(text)
+
+    @property
+    def shared(self) -> Path:
+        """A folder that is there as long as the ranks are: the group's, or ``scratch`` for a check in no group."""
+        return self.scratch if self.team is None else self.team.folder
 
     @property
     def rank(self) -> int:
@@ -55,7 +59,7 @@ class Context:
 
 def program(role: str, check: str, job: Path) -> list[str]:
     """The command line of a check or rank process: no user site, no current folder on ``sys.path``."""
-    return [sys.executable, "-P", "-s", "-m", f"{__package__}.child", role, check, str(job)]
+    return [*_PYTHON, f"{__package__}.child", role, check, str(job)]
 
 
 def write_job(path: Path, context: Context, *, result: Path) -> None:
@@ -68,6 +72,7 @@ def write_job(path: Path, context: Context, *, result: Path) -> None:
                 "scratch": str(context.scratch),
                 "timeout": context.timeout,
                 "gpus": context.gpus,
+                "nodes": context.nodes,
                 "options": dict(context.options),
                 "result": str(result),
             }
@@ -91,89 +96,76 @@ def run_ranks(
     environ: Mapping[str, str],
     options: Mapping[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
-    """Start one process a rank, wait for all, and return their numbers in rank order.
+    """Have one process a rank answer this check's ``rank``, and return their numbers in rank order.
 
-    The ranks stay in the check's process group, so that its time limit ends them too. What they warn of becomes a
-    warning of the check.
+    The ranks are those of the check's group, where it has one, else they are started for it and end with it. They
+    stay in the check's process group, so that its time limit ends them too. What they warn of becomes a warning of
+    the check.
 
     Args:
         context: the check's own.
         world: number of ranks.
         environ: the environment of every rank; RANK, WORLD_SIZE and their kin are added.
-        options: what the ranks read as ``context.options``.
+        options: what the ranks read as ``context.options``; ``rendezvous``, a path to meet by, is added.
 
     Raises:
         Failure: a rank crashed or said no.
     """
+    if context.team is not None:
+        return _ask(context, context.team, world, environ=environ, options=options or {})
+    with Team(folder=context.scratch) as team:
+        numbers = _ask(context, team, world, environ=environ, options=options or {})
+        bad = team.close()
+    if bad is not None:
+        raise _gone(team, bad)
+    return numbers
+
+
+def _ask(
+    context: Context, team: Team, world: int, *, environ: Mapping[str, str], options: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    team.ready(world, environ=environ, argv=[*_PYTHON, f"{__package__}.member", "rank"])
     job_context = Context(
         check=context.check,
         expectations=context.expectations,
         scratch=context.scratch,
         timeout=context.timeout,
         gpus=context.gpus,
-        options=dict(options or {}),
+        options={"rendezvous": str(team.rendezvous), **options},
     )
-    port = str(_free_port())
-    results = [context.scratch / f"rank{rank}.json" for rank in range(world)]
-    logs = [context.scratch / f"rank{rank}.log" for rank in range(world)]
-    processes: list[subprocess.Popen[bytes]] = []
-    for rank in range(world):
-        job = context.scratch / f"rank{rank}.job"
-        write_job(job, job_context, result=results[rank])
-        env = {
-            **environ,
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        with logs[rank].open("wb") as log:
-            processes.append(
-                subprocess.Popen(
-                    program("rank", context.check, job),
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    first = _wait(processes)
-    found = [read_result(path) for path in results]
+    jobs = [
+        Job(
+            check=context.check,
+            path=context.scratch / f"rank{rank}.job",
+            log=context.scratch / f"rank{rank}.log",
+            result=context.scratch / f"rank{rank}.json",
+        )
+        for rank in range(world)
+    ]
+    for job in jobs:
+        job.result.unlink(missing_ok=True)
+        write_job(job.path, job_context, result=job.result)
+    first = team.ask(jobs)
+    found = [read_result(job.result) for job in jobs]
     for rank, answer in enumerate(found):
         for text in answer.get("warnings", []) if answer else []:
             context.warn(f"rank {rank}: {text}")
     order = sorted(range(world), key=lambda rank: rank != first)
-    answers = {rank: _judge(rank, processes[rank].returncode, found[rank], logs[rank]) for rank in order}
+    answers = {rank: _judge(team, rank, found[rank]) for rank in order}
     return [answers[rank] for rank in range(world)]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait for all; once one has failed, end the others after a moment. Returns the rank that failed first."""
-    first: int | None = None
-    deadline = 0.0
-    while True:
-        codes = [process.poll() for process in processes]
-        if first is None and any(codes):
-            first = next(rank for rank, code in enumerate(codes) if code)
-            deadline = time.monotonic() + GRACE
-        if None not in codes:
-            return first
-        if first is not None and time.monotonic() > deadline:
-            for process in processes:
-                process.kill()
-        time.sleep(0.05)
+def _gone(team: Team, rank: int) -> Failure:
+    return Failure(
+        expected=f"rank {rank} to finish",
+        seen=team.describe(rank),
+        hint="the last lines of that rank's output say what went wrong",
+    )
 
 
-def _judge(rank: int, code: int, result: dict[str, Any] | None, log: Path) -> dict[str, Any]:
-    if code != 0 or result is None:
-        how = f"was killed by {signal_name(-code)}" if code < 0 else f"ended with status {code}"
-        raise Failure(
-            expected=f"rank {rank} to finish",
-            seen=f"rank {rank} {how}:\n{tail(log).strip()[-2000:]}",
-            hint="the last lines of that rank's output say what went wrong",
-        )
+def _judge(team: Team, rank: int, result: dict[str, Any] | None) -> dict[str, Any]:
+    if result is None:
+        raise _gone(team, rank)
     if result["status"] != "passed":
         raise Failure(
             expected=str(result.get("expected", f"rank {rank} to run")),
@@ -183,10 +175,3 @@ def _judge(rank: int, code: int, result: dict[str, Any] | None, log: Path) -> di
         )
     numbers: dict[str, Any] = result["numbers"]
     return numbers
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -74,20 +74,28 @@ class Running:
             self.process.wait()
 
 
-def start(argv: Sequence[str], *, env: Mapping[str, str], timeout: float, log: Path) -> Running:
+def start(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float,
+    log: Path,
+    stdin: int = subprocess.DEVNULL,
+) -> Running:
     """Start a process in a session of its own.
 
     Args:
         argv: the program and its arguments.
         env: the whole environment.
         timeout: seconds after which :meth:`Running.poll` ends it.
+        stdin: ``subprocess.PIPE`` for one that is told more later.
         log: file for stdout and stderr (a file, so that a grandchild that keeps it open cannot block).
     """
     with log.open("wb") as stream:
         process = subprocess.Popen(
             list(argv),
             env=dict(env),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from . import FORMAT, gpus, host
-from .asking import Asked, ask
+from .asking import Asked, ask, check_environment
 from .checks import Check, applicable
 from .fingerprint import fingerprint
+from .hosting import Hosts
 from .model import CheckResult, Expectations, Outcome
 from .schedule import following, jobs_for
 
@@ -43,17 +44,26 @@ def run_suite(
     """
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
-    count = max(gpus.present(), expectations.gpus_given or 0)
+    nodes = gpus.present()
+    count = max(nodes, expectations.gpus_given or 0)
     results, pending = _sort_out(applicable(expectations), count, only)
     for result in results.values():
         for line in tell(result):
             say(line)
 
-    def put(check: Check) -> Asked:
-        timeout = min(check.timeout, limit) if limit else check.timeout
-        return ask(check, expectations, gpus=count, timeout=timeout)
+    hosts = Hosts(environ=check_environment())
 
-    answers = _run(pending, put, say=say, jobs=jobs or jobs_for(len(os.sched_getaffinity(0))))
+    def put(check: Check, waiting: Sequence[Check]) -> Asked:
+        timeout = min(check.timeout, limit) if limit else check.timeout
+        coming = [other.id for other in waiting if check.group and other.group == check.group]
+        return ask(
+            check, expectations, gpus=count, nodes=nodes, timeout=timeout, hosts=hosts, coming=coming
+        )
+
+    try:
+        answers = _run(pending, put, say=say, jobs=jobs or jobs_for(len(os.sched_getaffinity(0))))
+    finally:
+        hosts.close()
     results |= {result.id: result for result in answers}
     ordered = [results[check.id] for check in applicable(expectations)]
     outcome, why = judge(expectations, ordered)
@@ -74,7 +84,7 @@ def run_suite(
 
 
 def _run(
-    pending: Sequence[Check], put: Callable[[Check], Asked], *, say: Say, jobs: int
+    pending: Sequence[Check], put: Callable[[Check, Sequence[Check]], Asked], *, say: Say, jobs: int
 ) -> list[CheckResult]:
     """Put the questions, each as soon as what runs allows it. However this is left, nothing runs any more."""
     waiting, running = list(pending), list[Asked]()
@@ -85,7 +95,7 @@ def _run(
             if check is not None:
                 waiting.remove(check)
                 say(f"[{len(pending) - len(waiting)}/{len(pending)}] {check.id}: {check.reason}")
-                running.append(put(check))
+                running.append(put(check, waiting))
                 continue
             ended = [(asked, result) for asked in running if (result := asked.poll()) is not None]
             for asked, result in ended:

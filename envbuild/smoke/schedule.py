@@ -35,7 +35,7 @@ def _stage(check: Check) -> int:
 
 
 def _together(one: Check, other: Check) -> bool:
-    if _stage(one) or _stage(other):
+    if _stage(one) or _stage(other) or (one.group and one.group == other.group):
         return False
     if "cpu" in (one.beside, other.beside):
         return "cpu" in (one.needs, other.needs)

@@ -102,10 +102,11 @@ def batch_of(task: Task, *, step: int, rank: int) -> tuple[torch.Tensor, torch.T
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What training gave: loss and gradient norm of every step, and the float32 weights after the last."""
+    """What training gave: each step's loss, gradient norm and wall seconds, and the float32 weights after the last."""
 
     losses: tuple[float, ...]
     norms: tuple[float, ...]
+    seconds: tuple[float, ...] = ()
     weights: Mapping[str, torch.Tensor]
 
 

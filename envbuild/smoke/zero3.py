@@ -1,16 +1,20 @@
-"""Training with DeepSpeed's ZeRO-3 in bfloat16, and the arithmetic of its fused optimizer."""
+"""Training with DeepSpeed's ZeRO in bfloat16, and the arithmetic of its fused optimizer."""
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from .model import Failure
-from .transformer import Distance, Task, Trained, batch_of, initial
+from .numbers import finite
+from .transformer import Distance, Task, Trained, batch_of, distance, initial, reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,19 +26,28 @@ class Bounds:
     update: float = 0.10
 
 
-def config(task: Task, **optimizer: object) -> dict[str, Any]:
-    """DeepSpeed's configuration: stage 3, every parameter partitioned, bfloat16, AdamW."""
+def config(task: Task, *, stage: int = 3, offload: bool = False, **optimizer: object) -> dict[str, Any]:
+    """DeepSpeed's configuration: bfloat16, AdamW, and no parameter so small that stage 3 leaves it whole.
+
+    Args:
+        task: sizes and optimizer settings.
+        stage: 1, 2 or 3.
+        offload: keep optimizer state (and at stage 3 parameters) in the CPU's memory, pinned.
+        optimizer: more settings of the optimizer, such as ``torch_adam``.
+    """
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
+    if stage == 3:
+        zero["stage3_param_persistence_threshold"] = 0
+    if offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        if stage == 3:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
     return {
         "train_micro_batch_size_per_gpu": task.batch,
         "gradient_accumulation_steps": 1,
         "steps_per_print": 1_000_000,
         "bf16": {"enabled": True},
-        "zero_optimization": {
-            "stage": 3,
-            "overlap_comm": True,
-            "contiguous_gradients": True,
-            "stage3_param_persistence_threshold": 0,
-        },
+        "zero_optimization": zero,
         "optimizer": {
             "type": "AdamW",
             "params": {
@@ -59,6 +72,19 @@ def start_engine(task: Task, settings: dict[str, Any]) -> Any:
     return engine
 
 
+def release(engine: Any) -> None:
+    """Take an engine's hooks and memory away, for the next training in the same process."""
+    engine.destroy()
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def plainly(step: Callable[[], None]) -> None:
+    """Call a step: the ``around_last`` of a training that nobody watches."""
+    step()
+
+
 def train(
     task: Task, engine: Any, *, rank: int, device: str, around_last: Callable[[Callable[[], None]], None]
 ) -> Trained:
@@ -75,10 +101,10 @@ def train(
         Losses averaged over ranks, DeepSpeed's gradient norms, and the gathered float32 master weights.
     """
     import torch.distributed as dist
-    from deepspeed.utils import safe_get_full_fp32_param
 
-    losses, norms = [], []
+    losses, norms, seconds = [], [], []
     for step in range(task.steps):
+        started = time.perf_counter()
         tokens, targets = (part.to(device) for part in batch_of(task, step=step, rank=rank))
         loss = engine(tokens, targets)
         engine.backward(loss)
@@ -90,15 +116,45 @@ def train(
         dist.all_reduce(mean)
         losses.append(float(mean) / dist.get_world_size())
         norms.append(float(engine.get_global_grad_norm()))
-    weights = {
+        seconds.append(round(time.perf_counter() - started, 4))
+    return Trained(
+        losses=tuple(losses), norms=tuple(norms), seconds=tuple(seconds), weights=master_weights(engine)
+    )
+
+
+def master_weights(engine: Any) -> dict[str, torch.Tensor]:
+    """The float32 weights that the optimizer keeps, gathered from all ranks, on the CPU. All ranks must call it."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return {
         name: safe_get_full_fp32_param(parameter).detach().float().cpu().clone()
         for name, parameter in engine.module.named_parameters()
     }
-    return Trained(losses=tuple(losses), norms=tuple(norms), weights=weights)
 
 
-def judge(seen: Distance, bounds: Bounds, numbers: dict[str, Any]) -> None:
-    """Compare with the bounds.
+def compared(task: Task, trained: Trained, *, world: int, device: str) -> tuple[dict[str, Any], Distance]:
+    """Train the reference on the same data and say how far this training is from it.
+
+    Returns:
+        Numbers for the report, and the distance for :func:`judge`.
+    """
+    against = reference(task, world=world, device=device)
+    seen = distance(task, trained, against)
+    numbers = {
+        "losses": list(trained.losses),
+        "step_seconds": list(trained.seconds),
+        "reference_losses": list(against.losses),
+        "gradient_norms": list(trained.norms),
+        "reference_gradient_norms": list(against.norms),
+        "distance": dataclasses.asdict(seen),
+        "bounds": dataclasses.asdict(Bounds()),
+        "steps": task.steps,
+    }
+    return cast(dict[str, Any], finite(numbers)), seen
+
+
+def judge(seen: Distance, bounds: Bounds, numbers: dict[str, Any], *, what: str = "") -> None:
+    """Compare with the bounds; ``what`` says of which training, in front.
 
     Raises:
         Failure: one is exceeded, or is not a number.
@@ -111,10 +167,11 @@ def judge(seen: Distance, bounds: Bounds, numbers: dict[str, Any]) -> None:
     wrong = [f"{name} off by {value:.3g}" for name, value, bound in parts if not value <= bound]
     if wrong:
         raise Failure(
-            expected="; ".join(f"{name} within {bound:g}" for name, _, bound in parts)
+            expected=what
+            + "; ".join(f"{name} within {bound:g}" for name, _, bound in parts)
             + ", relative to torch's AdamW in float32",
-            seen="; ".join(wrong),
-            hint="wrong sums between the GPUs or a wrong optimizer: see nccl-all-reduce and the operator's numbers",
+            seen=what + "; ".join(wrong),
+            hint="wrong sums between the GPUs or a wrong optimizer: see the check nccl and the operator's numbers",
             numbers=numbers,
         )
 

@@ -12,6 +12,9 @@ where :func:`..context.run_ranks` starts processes), and an entry in :data:`CHEC
   (for what measures bandwidth or time); such checks come after the others. ``"last"``: nothing, after all others.
 - ``timeout`` is in seconds of wall time, and allows for a slow disk and for checks beside it.
 - ``operator=True``: only where the recipe compiles an operator.
+- ``group``: checks with the same name take turns in one process and share the ranks that it keeps
+  (:mod:`..hosting`, :mod:`..team`), which saves starting them; each has an answer and a time limit of its own, and one
+  that fails in a rank, crashes or hangs ends the ranks: the next gets fresh ones.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ class Check:
     needs: Needs = "cpu"
     beside: Beside = "any"
     operator: bool = False
+    group: str = ""
 
     def load(self) -> Module:
         """Import the check's code (in its own process only)."""
@@ -71,16 +75,52 @@ CHECKS = (
         timeout=180,
         operator=True,
     ),
+    Check(
+        id="host",
+        reason="the driver, the GPUs' health and the container's limits are fit for training",
+        timeout=60,
+        needs="gpu",
+        beside="last",
+    ),
     Check(id="gloo-all-reduce", reason="two processes add up tensors over gloo, exactly", timeout=180),
     Check(
         id="cuda-available", reason="torch computes on every GPU under this driver", timeout=180, needs="gpu"
     ),
     Check(
-        id="nccl-all-reduce",
-        reason="all GPUs add up tensors over NCCL, every element exact, bandwidth measured",
+        id="arithmetic",
+        reason="matrix products and convolutions in every precision are as near to float64 as they must be",
+        timeout=240,
+        needs="gpu",
+    ),
+    Check(
+        id="compile",
+        reason="torch.compile and a Triton kernel compile here, and compute what eager torch computes",
         timeout=300,
         needs="gpu",
+    ),
+    Check(
+        id="nccl",
+        reason="collectives between all GPUs over NCCL, every element exact, at the bandwidth of their links",
+        timeout=300,
+        needs="gpus",
         beside="none",
+        group="ranks",
+    ),
+    Check(
+        id="peer-copy",
+        reason="what one GPU copies into another's memory arrives, between every pair and both ways",
+        timeout=180,
+        needs="gpus",
+        beside="cpu",
+        group="ranks",
+    ),
+    Check(
+        id="ddp",
+        reason="gradients under DistributedDataParallel are those of one process with all the data",
+        timeout=180,
+        needs="gpus",
+        beside="cpu",
+        group="ranks",
     ),
     Check(
         id="zero3-fused-adam",
@@ -89,6 +129,34 @@ CHECKS = (
         needs="gpu",
         beside="cpu",
         operator=True,
+        group="ranks",
+    ),
+    Check(
+        id="zero-stages",
+        reason="ZeRO-1 and ZeRO-2 steps with the compiled FusedAdam agree with torch's AdamW",
+        timeout=300,
+        needs="gpu",
+        beside="cpu",
+        operator=True,
+        group="ranks",
+    ),
+    Check(
+        id="zero-checkpoint",
+        reason="a ZeRO-3 checkpoint, merged by its own zero_to_fp32.py, holds the exact weights",
+        timeout=300,
+        needs="gpu",
+        beside="cpu",
+        operator=True,
+        group="ranks",
+    ),
+    Check(
+        id="zero-offload",
+        reason="ZeRO-3 with optimizer and parameters offloaded to the CPU agrees with torch's AdamW",
+        timeout=420,
+        needs="gpu",
+        beside="cpu",
+        operator=True,
+        group="ranks",
     ),
 )
 

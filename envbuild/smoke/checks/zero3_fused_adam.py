@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import math
-import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import cpu_adam
 from ..context import Context, run_ranks
 from ..installed import audit, by_name
 from ..model import Failure, Operator
+from ..surroundings import Place, built, extensions, gpus_of, joined, surroundings
 from .operator_file import locate
 
-COMPILERS = frozenset({"nvcc", "ninja", "ninja-build"})
 KERNEL = re.compile(r"multi_tensor_apply_kernel<.*\bAdamFunctor\b", re.DOTALL)
 """DeepSpeed's kernel. torch's own fused one is named after FusedAdamMathFunctor, which this does not match."""
 
@@ -25,124 +23,99 @@ NO_BUILD = "an operator was to be compiled at run time: the shipped one was not 
 
 def run(context: Context) -> dict[str, Any]:
     """One process a GPU, with every way to compile taken away; rank 0 compares with the reference."""
-    import torch
+    cpu_adam.begin(context)
+    return answer(context, gpus_of(context))
 
-    operator = context.expectations.operator
-    world = torch.cuda.device_count()
-    if operator is None or world == 0:
-        raise Failure(
-            expected="GPUs and a compiled operator",
-            seen=f"{world} GPU(s), operator: {operator}",
-            hint="see the checks cuda-available and operator-file",
-        )
-    extensions = context.scratch / "extensions"
-    extensions.mkdir()
-    environ = barred(os.environ, context.scratch, extensions)
+
+def answer(context: Context, place: Place, *, fused: bool = True) -> dict[str, Any]:
+    """Have the ranks train, and see that nothing was compiled meanwhile.
+
+    Args:
+        context: the check's own.
+        place: where the ranks are.
+        fused: with the compiled operator, and proof of it; else with torch's AdamW, for a place without GPUs.
+
+    Raises:
+        Failure: the operator was another, the training is too far off the reference, something was compiled.
+    """
+    results = without_builds(context, place, {"fused": fused})
+    return {
+        "ranks": place.world,
+        **results[0],
+        "seconds_by_rank": [result["seconds"] for result in results],
+    }
+
+
+def without_builds(context: Context, place: Place, options: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """:func:`..context.run_ranks`, and an operator that was compiled meanwhile is a failure, whatever else was seen.
+
+    Raises:
+        Failure: that, or what a rank said.
+    """
+    folder = extensions(context)
     try:
-        results = run_ranks(context, world, environ=environ)
+        results = run_ranks(
+            context,
+            place.world,
+            environ=surroundings(context, place),
+            options={**place.options(), **options},
+        )
     except Failure as failure:
-        if built(extensions):
+        if built(folder):
             raise Failure(
                 expected="no just-in-time build",
-                seen=f"{', '.join(built(extensions))} in TORCH_EXTENSIONS_DIR\n{failure.seen}",
+                seen=f"{', '.join(built(folder))} in TORCH_EXTENSIONS_DIR\n{failure.seen}",
                 hint=NO_BUILD,
             ) from failure
         raise
-    if built(extensions):
+    if built(folder):
         raise Failure(
-            expected="TORCH_EXTENSIONS_DIR to stay empty", seen=", ".join(built(extensions)), hint=NO_BUILD
+            expected="TORCH_EXTENSIONS_DIR to stay empty", seen=", ".join(built(folder)), hint=NO_BUILD
         )
-    return {"ranks": world, **results[0], "seconds_by_rank": [result["seconds"] for result in results]}
-
-
-def built(extensions: Path) -> list[str]:
-    """What was put into the folder for extensions."""
-    return sorted(str(path.relative_to(extensions)) for path in extensions.rglob("*"))
-
-
-def barred(environ: Mapping[str, str], scratch: Path, extensions: Path) -> dict[str, str]:
-    """The caller's environment without the means to compile: no nvcc, no ninja, no CUDA_HOME, a fresh folder.
-
-    A folder of PATH that holds a compiler is replaced by one with links to everything else in it.
-    """
-    path = []
-    for number, name in enumerate(environ.get("PATH", os.defpath).split(os.pathsep)):
-        folder = Path(name or ".")
-        if not any((folder / compiler).exists() for compiler in COMPILERS):
-            path.append(name)
-            continue
-        instead = scratch / f"path{number}"
-        instead.mkdir()
-        for program in folder.iterdir():
-            if program.name not in COMPILERS:
-                (instead / program.name).symlink_to(program)
-        path.append(str(instead))
-    kept = {name: value for name, value in environ.items() if name not in ("DS_ACCELERATOR", "CUDACXX")}
-    nowhere = str(scratch / "no-cuda")
-    return {
-        **kept,
-        "PATH": os.pathsep.join(path),
-        "CUDA_HOME": nowhere,
-        "CUDA_PATH": nowhere,
-        "TORCH_EXTENSIONS_DIR": str(extensions),
-        "TRITON_CACHE_DIR": str(scratch / "triton"),
-    }
+    return results
 
 
 def rank(context: Context) -> dict[str, Any]:
     """One GPU's process."""
-    import time
-
-    import torch
-    import torch.distributed as dist
-
     from .. import transformer, zero3
 
-    operator = context.expectations.operator
-    if operator is None:
-        raise Failure(expected="an operator", seen="none is expected", hint="see the check operator-file")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.cuda.set_device(context.rank)
-    device = f"cuda:{context.rank}"
-    dist.init_process_group(
-        "nccl",
-        init_method=f"file://{context.scratch}/rendezvous",
-        rank=context.rank,
-        world_size=context.world,
-        timeout=datetime.timedelta(seconds=180),
-        device_id=torch.device(device),
-    )
-    numbers: dict[str, Any] = {"operator": prove_module(operator)}
-    task, bounds = transformer.Task(), zero3.Bounds()
-    numbers["operator_error"] = _arithmetic(task, device, numbers)
+    device, fused = joined(context), bool(context.options["fused"])
+    task = transformer.Task()
+    numbers: dict[str, Any] = {}
+    if fused:
+        operator = context.expectations.operator
+        if operator is None:
+            raise Failure(expected="an operator", seen="none is expected", hint="see the check operator-file")
+        numbers["operator"] = prove_module(operator)
+        numbers["operator_error"] = _arithmetic(task, device, numbers)
     started = time.monotonic()
-    engine = zero3.start_engine(task, zero3.config(task))
-    kernels: list[str] = []
-    trained = zero3.train(task, engine, rank=context.rank, device=device, around_last=profiler(kernels))
-    torch.cuda.synchronize()
-    numbers["seconds"] = round(time.monotonic() - started, 3)
-    numbers["optimizer"] = prove_optimizer(engine, kernels)
+    trained, proof = proven_training(task, context, device, stage=3, fused=fused)
+    numbers |= {"seconds": round(time.monotonic() - started, 3), "optimizer": proof}
     if context.rank == 0:
-        against = transformer.reference(task, world=context.world, device=device)
-        seen = transformer.distance(task, trained, against)
-        numbers |= {
-            "losses": list(trained.losses),
-            "reference_losses": list(against.losses),
-            "gradient_norms": list(trained.norms),
-            "reference_gradient_norms": list(against.norms),
-            "distance": _finite(dataclasses.asdict(seen)),
-            "bounds": dataclasses.asdict(bounds),
-            "steps": task.steps,
-        }
-        zero3.judge(seen, bounds, numbers)
-    dist.barrier()
-    dist.destroy_process_group()
+        more, seen = zero3.compared(task, trained, world=context.world, device=device)
+        numbers |= more
+        zero3.judge(seen, zero3.Bounds(), numbers)
     return numbers
 
 
-def _finite(values: dict[str, float]) -> dict[str, float | str]:
-    """JSON has no NaN: it becomes text."""
-    return {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+def proven_training(
+    task: Any, context: Context, device: str, *, stage: int, fused: bool
+) -> tuple[Any, dict[str, Any] | None]:
+    """Train at one stage and prove that FusedAdam did it, where it must.
+
+    Raises:
+        Failure: the optimizer is another, or its kernel did not run.
+    """
+    from .. import zero3
+
+    settings = zero3.config(task, stage=stage) if fused else zero3.config(task, stage=stage, torch_adam=True)
+    engine = zero3.start_engine(task, settings)
+    kernels: list[str] = []
+    around = profiler(kernels) if fused else zero3.plainly
+    trained = zero3.train(task, engine, rank=context.rank, device=device, around_last=around)
+    proof = prove_optimizer(engine, kernels) if fused else None
+    zero3.release(engine)
+    return trained, proof
 
 
 def _arithmetic(task: Any, device: str, numbers: dict[str, Any]) -> float:
