@@ -39,9 +39,13 @@ class Stripes(Dataset):
 
 def arguments() -> argparse.Namespace:
     """The command line. ``--batch`` is per process: with 4 GPUs the model sees four times as many images a step."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cpu", action="store_true", help="gloo on the CPU, on purpose")
-    parser.add_argument("--processes", type=int, help="without torchrun: how many [each GPU one; 2 with --cpu]")
+    parser.add_argument(
+        "--processes", type=int, help="without torchrun: how many [each GPU one; 2 with --cpu]"
+    )
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--batch", type=int, default=64, help="images per process and step")
     parser.add_argument("--image-size", type=int, default=224)
@@ -82,10 +86,10 @@ def train(args: argparse.Namespace) -> None:
     )
     started = time.perf_counter()
     for step, (images, labels) in enumerate(loader, start=1):
-        images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(device, non_blocking=True)
+        inputs = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+        wanted = labels.to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            loss = torch.nn.functional.cross_entropy(model(inputs), wanted)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # DDP averages the gradients here, while backward still runs
         optimizer.step()
@@ -103,7 +107,10 @@ def train(args: argparse.Namespace) -> None:
 
     same = in_step(model)
     if rank == 0:
-        print(f"{world} process(es) on {device.type}, weights equal on all: {'yes' if same else 'NO'}", flush=True)
+        print(
+            f"{world} process(es) on {device.type}, weights equal on all: {'yes' if same else 'NO'}",
+            flush=True,
+        )
         if args.checkpoint:
             torch.save(model.module.state_dict(), args.checkpoint)
     dist.destroy_process_group()
@@ -113,8 +120,8 @@ def train(args: argparse.Namespace) -> None:
 
 def spawned(local: int, args: argparse.Namespace, world: int, port: int) -> None:
     """What torchrun does, for processes of ``mp.spawn``."""
-    here = {"RANK": local, "LOCAL_RANK": local, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in here.items()})
+    os.environ |= {"RANK": str(local), "LOCAL_RANK": str(local), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     if args.cpu:
         torch.set_num_threads(max(1, torch.get_num_threads() // world))  # or they wait for each other
     train(args)

@@ -16,7 +16,7 @@ from model import Model, text
 
 
 def merged(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights in float32, of DeepSpeed's shards or of what zero_to_fp32.py made of them (in files of up to 5 GB)."""
+    """The weights in float32, from DeepSpeed's shards or from zero_to_fp32.py's files, which are 5 GB at most."""
     if (folder / "latest").exists():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
@@ -33,12 +33,16 @@ def merged(folder: Path) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     """Exit 1 when the loaded model is not the trained one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="what zero_to_fp32.py wrote, or the checkpoint itself")
     parser.add_argument("--checkpoint", type=Path, default=Path("checkpoint"), help="what train.py wrote")
     args = parser.parse_args()
     if not args.folder.is_dir():
-        sys.exit(f"{args.folder} is no folder: first python checkpoint/zero_to_fp32.py checkpoint {args.folder}")
+        sys.exit(
+            f"{args.folder} is no folder: first python checkpoint/zero_to_fp32.py checkpoint {args.folder}"
+        )
     trained = json.loads((args.checkpoint / "evaluation.json").read_text())
 
     model = Model(trained["width"], trained["layers"])

@@ -18,7 +18,13 @@ class Model(nn.Module):
         self.places = nn.Embedding(LENGTH, width)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(
-                width, width // 64, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+                width,
+                width // 64,
+                4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
             )
             for _ in range(layers)
         )

@@ -1,7 +1,7 @@
 """Train with DeepSpeed as the JSON config says, on all GPUs: one process each, started by DeepSpeed's launcher.
 
 deepspeed --num_gpus=4 train.py --deepspeed_config ds_config.json             ZeRO-3
-deepspeed --num_gpus=4 train.py --deepspeed_config ds_config_offload.json     ZeRO-3, optimizer and weights in host memory
+deepspeed --num_gpus=4 train.py --deepspeed_config ds_config_offload.json     and offload to host memory
 deepspeed --num_gpus=2 train.py --deepspeed_config ds_config.json --cpu       without a GPU: gloo
 
 python checkpoint/zero_to_fp32.py checkpoint merged      the shards become one set of float32 weights
@@ -23,13 +23,19 @@ from model import Model, text
 
 def arguments() -> argparse.Namespace:
     """The command line. The launcher adds ``--local_rank``; ``--deepspeed`` is taken because tutorials write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--deepspeed", action="store_true", help="no effect: this script always uses DeepSpeed")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--deepspeed", action="store_true", help="no effect: this script always uses DeepSpeed"
+    )
     parser.add_argument("--deepspeed_config", required=True, help="ds_config.json")
     parser.add_argument("--local_rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--cpu", action="store_true", help="gloo on the CPU, on purpose")
     parser.add_argument("--steps", type=int, default=40, help="optimizer steps")
-    parser.add_argument("--width", type=int, default=256, help="4096 and more --layers give billions of weights")
+    parser.add_argument(
+        "--width", type=int, default=256, help="4096 and more --layers give billions of weights"
+    )
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", default="checkpoint", help="folder of the checkpoint")
@@ -59,7 +65,9 @@ def main() -> None:
     if args.resume:
         folder, _ = engine.load_checkpoint(args.checkpoint)
         if folder is None:
-            sys.exit(f"{args.checkpoint} holds no checkpoint: leave --resume out, or name another with --checkpoint.")
+            sys.exit(
+                f"{args.checkpoint} holds no checkpoint: leave --resume out, or name another with --checkpoint."
+            )
 
     rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
     batch, accumulation = engine.train_micro_batch_size_per_gpu(), engine.gradient_accumulation_steps()
@@ -77,7 +85,9 @@ def main() -> None:
         torch.distributed.all_reduce(total)
         if rank == 0 and (step == first + 1 or step % 10 == 0):
             # The first step compiles and warms up, so it is not timed.
-            speed = f"{(step - first - 1) * batch * accumulation * world / (time.perf_counter() - started):.1f}"
+            speed = (
+                f"{(step - first - 1) * batch * accumulation * world / (time.perf_counter() - started):.1f}"
+            )
             print(
                 f"step {step:4d}  loss {total.item() / accumulation / world:.4f}"
                 f"  samples/s {speed if step > first + 1 else '-'}",
@@ -90,9 +100,14 @@ def main() -> None:
         evaluation = engine(text(32, 123_456_789).to(engine.device)).item()
     engine.save_checkpoint(args.checkpoint)  # also collective: each process writes its shards
     if rank == 0:
-        Path(args.checkpoint, "evaluation.json").write_text(json.dumps({"loss": evaluation, **vars(args)}) + "\n")
+        Path(args.checkpoint, "evaluation.json").write_text(
+            json.dumps({"loss": evaluation, **vars(args)}) + "\n"
+        )
         kind = type(engine.basic_optimizer).__name__
-        print(f"{world} process(es) on {engine.device.type}, {kind}, evaluation loss {evaluation:.4f}", flush=True)
+        print(
+            f"{world} process(es) on {engine.device.type}, {kind}, evaluation loss {evaluation:.4f}",
+            flush=True,
+        )
     torch.distributed.destroy_process_group()
 
 
