@@ -12,7 +12,7 @@ from envbuild.layers.files import FileEntry, folder, venv_entries
 from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
-from envbuild.native.toolkit import HOME, Toolkit, toolkit_of
+from envbuild.native.toolkit import HOME, LINK_FLAGS, Toolkit, toolkit_of
 from envbuild.oci import digest as digests
 from envbuild.oci.image import RunConfig
 from envbuild.oci.layer import Layer
@@ -177,7 +177,7 @@ def run_config(lock: Lock, base: ImageBase | None = None) -> RunConfig:
         "NVIDIA_VISIBLE_DEVICES": "all",
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         "PIP_ROOT_USER_ACTION": "ignore",
-        **({"CUDA_HOME": f"/{HOME}"} if devel else {}),
+        **({"CUDA_HOME": f"/{HOME}", "NVCC_PREPEND_FLAGS": LINK_FLAGS} if devel else {}),
     }
     nccl = str(_section(lock, "cuda").get("nccl", ""))
     if nccl and _CUMEM_HOST_NEEDS_CAPABILITY[0] <= _minor(nccl) <= _CUMEM_HOST_NEEDS_CAPABILITY[1]:

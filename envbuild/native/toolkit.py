@@ -51,7 +51,11 @@ _CUDA_13 = {
     "nvidia-cudnn-cu13": "nvidia/cudnn/include/",
     "nvidia-nccl-cu13": "nvidia/nccl/include/",
 }
-_LIBRARY = re.compile(r"(?:.*/)?lib/(?P<link>lib[^/]+\.so)\.[0-9.]+")
+_LIBRARY = re.compile(r"(?:.*/)?lib/(?:(?P<link>lib[^/]+\.so)\.[0-9.]+|lib[^/]+\.a)")
+
+LINK_FLAGS = f"-cudart=shared -cudadevrt=none -Xlinker -rpath=/{HOME}/lib64"
+"""For ``NVCC_PREPEND_FLAGS``: what nvcc itself links uses the one CUDA runtime that torch loads, and finds it. CUDA 12's
+wheels have no static runtime, which nvcc takes by default; options on nvcc's command line come later and win."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,5 +140,5 @@ def library_links(wheel: Path) -> Sequence[tuple[str, str]]:
             match = _LIBRARY.fullmatch(name)
             if match:
                 file = name.rpartition("/")[2]
-                found += [(file, name), (match["link"], file)]
+                found += [(file, name), *([(match["link"], file)] if match["link"] else [])]
     return found
