@@ -16,8 +16,33 @@ _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
 
-class TarStream(io.RawIOBase):
-    """Reads like a file that cannot seek. ``digest()`` covers what was read so far, uncompressed.
+class HashedTar(io.RawIOBase):
+    """A plain tar that is read once, from start to end. ``digest()`` covers what was read so far.
+
+    ``read`` of a subclass gives fewer bytes than asked for only at the end, and tells :meth:`seen` of them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sha256 = hashlib.sha256()
+
+    def seen(self, data: bytes) -> bytes:
+        """Take ``data`` into the digest; returns it."""
+        self._sha256.update(data)
+        return data
+
+    def drain(self) -> None:
+        """Read to the end: padding after a tar's end belongs to its digest."""
+        while self.read(_BUFFER):
+            pass
+
+    def digest(self) -> str:
+        """``sha256:…`` of the uncompressed bytes read."""
+        return f"sha256:{self._sha256.hexdigest()}"
+
+
+class TarStream(HashedTar):
+    """A blob as it lies in a store: gzip, zstd or plain.
 
     Args:
         path: the blob.
@@ -38,7 +63,6 @@ class TarStream(io.RawIOBase):
             self._stream = zstandard.ZstdDecompressor().stream_reader(self._raw, read_across_frames=True)
         else:
             self._stream = self._raw
-        self._sha256 = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         """Read at most ``size`` bytes; fewer only at the end."""
@@ -51,21 +75,11 @@ class TarStream(io.RawIOBase):
                 parts.append(more)
                 missing -= len(more)
             data = b"".join(parts)
-        self._sha256.update(data)
         position = self._raw.tell()
         if position - self._seen >= _BUFFER or not data:
             self._advance(position - self._seen)
             self._seen = position
-        return data
-
-    def drain(self) -> None:
-        """Read to the end: padding after a tar's end belongs to its digest."""
-        while self.read(_BUFFER):
-            pass
-
-    def digest(self) -> str:
-        """``sha256:…`` of the uncompressed bytes read."""
-        return f"sha256:{self._sha256.hexdigest()}"
+        return self.seen(data)
 
     def close(self) -> None:
         """Close the blob."""

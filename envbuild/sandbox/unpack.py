@@ -21,7 +21,7 @@ from isal import igzip_lib
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.progress import Progress
 from envbuild.sandbox.host import Sandbox
-from envbuild.sandbox.tarstream import TarStream
+from envbuild.sandbox.tarstream import HashedTar, TarStream
 from envbuild.sandbox.tree_writer import TreeWriter
 from envbuild.sandbox.trees import remove
 
@@ -108,13 +108,40 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
     """
     layers, final = arguments["layers"], Path(str(arguments["final"]))
     assert isinstance(layers, list)
+
+    def apply(writer: TreeWriter) -> None:
+        for diff_id, blob in layers:
+            writer.start_layer()
+            _apply(writer, TarStream(Path(blob), advance), diff_id, Path(blob).name, str(blob))
+
+    return _write(final, apply)
+
+
+def unpack_stream(stream: HashedTar, diff_id: str, final: Path, *, name: str) -> int:
+    """In the helper process: unpack one layer that is read from ``stream``, which is closed, to ``final``.
+
+    Args:
+        stream: the plain tar.
+        diff_id: what its digest must be.
+        final: the root; nothing is there when this fails.
+        name: what errors call the layer.
+
+    Returns:
+        The number of entries.
+
+    Raises:
+        EnvbuildError: exit 5, ``layer-damaged`` or ``layer-hostile``.
+    """
+    return _write(final, lambda writer: _apply(writer, stream, diff_id, name, None))
+
+
+def _write(final: Path, apply: Callable[[TreeWriter], None]) -> int:
+    """Make a root, whole or not at all."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary, claim = _begin(final)
     writer = TreeWriter(str(temporary))
     try:
-        for diff_id, blob in layers:
-            writer.start_layer()
-            _apply(writer, Path(blob), diff_id, advance)
+        apply(writer)
         writer.finish()
         try:
             temporary.rename(final)
@@ -123,7 +150,7 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
                 raise
     finally:
         if temporary.exists():
-            remove({"path": str(temporary)}, advance)
+            remove({"path": str(temporary)}, lambda _: None)
         os.close(claim)
     return writer.entries
 
@@ -169,8 +196,7 @@ def _sweep(roots: Path) -> None:
             os.close(claim)
 
 
-def _apply(writer: TreeWriter, blob: Path, diff_id: str, advance: Callable[[int], None]) -> None:
-    stream = TarStream(blob, advance)
+def _apply(writer: TreeWriter, stream: HashedTar, diff_id: str, name: str, where: str | None) -> None:
     try:
         with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20, errorlevel=2) as archive:
             archive.errors = "surrogateescape"
@@ -181,18 +207,18 @@ def _apply(writer: TreeWriter, blob: Path, diff_id: str, advance: Callable[[int]
     except (tarfile.TarError, EOFError, igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:  # type: ignore[misc] # isal's stub
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise _damaged(blob, str(error)) from error
+        raise _damaged(name, where, str(error)) from error
     finally:
         stream.close()
     if stream.digest() != diff_id:
-        raise _damaged(blob, f"its content is {stream.digest()}, expected {diff_id}")
+        raise _damaged(name, where, f"its content is {stream.digest()}, expected {diff_id}")
 
 
-def _damaged(blob: Path, reason: str) -> EnvbuildError:
+def _damaged(name: str, where: str | None, reason: str) -> EnvbuildError:
     return EnvbuildError(
         "layer-damaged",
-        f"layer {blob.name} does not unpack: {reason}",
-        where=str(blob),
+        f"layer {name} does not unpack: {reason}",
+        where=where,
         hint="remove this file and run the command again: it is then fetched or built again",
         exit=Exit.VERIFY,
     )
