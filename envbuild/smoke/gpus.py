@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
+from collections.abc import Mapping
 from pathlib import Path
+
+from .model import Failure
 
 DEVICES = Path("/dev")
 PROC = Path("/proc/driver/nvidia/version")
@@ -51,3 +54,30 @@ def kernel_driver(proc: Path = PROC) -> str | None:
 def numbers_of(version: str) -> tuple[int, ...]:
     """``(580, 65, 6)`` of ``580.65.06``: what versions are compared by."""
     return tuple(int(part) for part in re.findall(r"\d+", version))
+
+
+def judge_driver(seen: str | None, floor: str | None, numbers: Mapping[str, object]) -> None:
+    """The driver must be at or above a floor.
+
+    Args:
+        seen: its version, or ``None`` where nothing tells it.
+        floor: the lowest version; ``None`` where none is known.
+        numbers: what was measured, for a failure to keep.
+
+    Raises:
+        Failure: it is older, or not there.
+    """
+    if seen is None:
+        raise Failure(
+            expected="the driver's version, from NVML or /proc/driver/nvidia/version",
+            seen="neither is there",
+            hint="start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility (`docker run --gpus all`)",
+            numbers=numbers,
+        )
+    if floor is not None and numbers_of(seen) < numbers_of(floor):
+        raise Failure(
+            expected=f"driver {floor} or newer",
+            seen=f"driver {seen}",
+            hint="install a newer driver on the host, or use an image with an older CUDA",
+            numbers=numbers,
+        )

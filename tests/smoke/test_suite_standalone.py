@@ -9,7 +9,7 @@ import sys
 
 from envbuild.smoke.fingerprint import HERE, fingerprint, sources
 
-ALLOWED = {"torch", "deepspeed"}
+ALLOWED = {"torch", "deepspeed", "triton"}
 
 
 def code():

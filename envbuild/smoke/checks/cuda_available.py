@@ -10,7 +10,7 @@ from typing import Any
 
 from ..context import Context
 from ..cuda import BLACKWELL_FLOOR
-from ..gpus import driver_version, numbers_of
+from ..gpus import driver_version, judge_driver
 from ..model import Failure, NotRun
 from ..operators import runs_on, wanted_code
 
@@ -22,7 +22,7 @@ def run(context: Context) -> dict[str, Any]:
     torch = importlib.import_module("torch")
     driver = driver_version()
     numbers: dict[str, Any] = {"driver": driver, "floor": context.expectations.driver_floor}
-    _driver(driver, context.expectations.driver_floor, numbers)
+    judge_driver(driver, context.expectations.driver_floor, numbers)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         available, count = torch.cuda.is_available(), torch.cuda.device_count()
@@ -38,8 +38,14 @@ def run(context: Context) -> dict[str, Any]:
     numbers["gpus"] = gpus
     for gpu in gpus:
         _architecture(torch, gpu, context)
+        for name in ("torch", "operator"):
+            if gpu.get(name) == "PTX":
+                context.warn(
+                    f"GPU {gpu['index']} ({gpu['name']}) runs {name}'s code through PTX, which the driver compiles at "
+                    "each first start: a recipe that lists its architecture is faster"
+                )
         if gpu["capability"][0] >= BLACKWELL:
-            _driver(driver, BLACKWELL_FLOOR, numbers)
+            judge_driver(driver, BLACKWELL_FLOOR, numbers)
     wanted = context.expectations.gpus_wanted
     if count < wanted:
         raise NotRun(
@@ -53,23 +59,6 @@ def _hint() -> str:
     if hidden is not None:
         return f"CUDA_VISIBLE_DEVICES is {hidden!r}: unset it"
     return "`nvidia-smi` in the container shows whether the driver's libraries came in; look for Xid lines in dmesg"
-
-
-def _driver(seen: str | None, floor: str | None, numbers: dict[str, Any]) -> None:
-    if seen is None:
-        raise Failure(
-            expected="the driver's version, from NVML or /proc/driver/nvidia/version",
-            seen="neither is there",
-            hint="start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility (`docker run --gpus all`)",
-            numbers=numbers,
-        )
-    if floor is not None and numbers_of(seen) < numbers_of(floor):
-        raise Failure(
-            expected=f"driver {floor} or newer",
-            seen=f"driver {seen}",
-            hint="install a newer driver on the host, or use an image with an older CUDA",
-            numbers=numbers,
-        )
 
 
 def _gpu(torch: Any, index: int) -> dict[str, Any]:
