@@ -32,6 +32,12 @@ _LADDER = (
 )
 
 
+_ONE_GPU = (
+    Strategy(stage=2, offload_optimizer=True),
+    Strategy(stage=3, offload_optimizer=True, offload_parameters=True),
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
     """What the user fixes: sequences per GPU and step, in all per optimizer step, recomputing; None leaves it open."""
@@ -39,6 +45,11 @@ class Wish:
     micro_batch: int | None = None
     global_batch: int | None = None
     checkpointing: bool | None = None
+
+
+def name_of(strategy: Strategy, checkpointing: bool) -> str:
+    """For people: ``ZeRO-3, optimizer on the CPU, recomputing activations``."""
+    return strategy.name + (", recomputing activations" if checkpointing else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +64,7 @@ class Candidate:
     @property
     def name(self) -> str:
         """For people."""
-        return self.strategy.name + (", recomputing activations" if self.checkpointing else "")
+        return name_of(self.strategy, self.checkpointing)
 
     def to_dict(self) -> dict[str, object]:
         """As the JSON output has it."""
@@ -80,6 +91,11 @@ class Choice:
     accumulation: int
     estimate: Estimate
     tried: tuple[Candidate, ...]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return name_of(self.strategy, self.checkpointing)
 
     @property
     def global_batch(self) -> int:
@@ -113,14 +129,14 @@ def choose(job: Job, wish: Wish) -> Choice:
 
 
 def _ladder(job: Job, wish: Wish) -> list[tuple[Strategy, bool]]:
-    """The rungs that make sense: one GPU spreads nothing, and only Adam has a CPU operator.
+    """The rungs that make sense: one GPU has nobody to share with, and only Adam has a CPU operator.
 
     Whether activations are recomputed is the user's to say; each rung is there once.
     """
     rungs = [
         (strategy, again if wish.checkpointing is None else wish.checkpointing)
         for strategy, again in _LADDER
-        if (job.gpus > 1 or strategy.stage == 0 or strategy.offload_optimizer)
+        if (job.gpus > 1 or strategy.stage == 0 or strategy in _ONE_GPU)
         and (job.optimizer != "sgd" or not strategy.offload_optimizer)
     ]
     return list(dict.fromkeys(rungs))
@@ -130,9 +146,9 @@ def _try(job: Job, strategy: Strategy, checkpointing: bool, micro_batch: int) ->
     found = estimate(job, strategy, micro_batch=micro_batch, checkpointing=checkpointing)
     refused = None
     if found.peak > job.gpu_memory:
-        refused = f"{memory_text(found.peak)} of {memory_text(job.gpu_memory)} on each GPU"
+        refused = f"needs {memory_text(found.peak)} on each GPU, which has {memory_text(job.gpu_memory)}"
     elif job.cpu_memory is not None and found.cpu > job.cpu_memory:
-        refused = f"{memory_text(found.cpu)} of {memory_text(job.cpu_memory)} in the CPU's memory"
+        refused = f"needs {memory_text(found.cpu)} of CPU memory, a node has {memory_text(job.cpu_memory)}"
     return Candidate(strategy=strategy, checkpointing=checkpointing, estimate=found, refused=refused)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
-
-import msgspec
 
 VERSION = "0.19.8"
 """The DeepSpeed release whose keys are known; the data file's name has it."""
@@ -59,7 +58,7 @@ class Known:
 
 def known_keys() -> Known:
     """Read the data file of :data:`VERSION`."""
-    raw: dict[str, Any] = msgspec.json.decode(
+    raw: dict[str, Any] = json.loads(
         files("envbuild.advise").joinpath(f"deepspeed-{VERSION}.json").read_bytes()
     )
     return Known(

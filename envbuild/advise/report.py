@@ -13,9 +13,9 @@ from envbuild.advise.units import count_text, memory_text
 def reasons(choice: Choice, wish: Wish) -> tuple[str, ...]:
     """Why this one, what has to be done besides, and what would be faster."""
     job, strategy = choice.job, choice.strategy
-    found = [f"not {candidate.name}: {candidate.refused}" for candidate in choice.tried if candidate.refused]
+    found = [f"{candidate.name} {candidate.refused}" for candidate in choice.tried if candidate.refused]
     found.append(
-        f"{strategy.name}: {memory_text(choice.estimate.peak)} of {memory_text(job.gpu_memory)} on each GPU"
+        f"{choice.name} fits: {memory_text(choice.estimate.peak)} of {memory_text(job.gpu_memory)} on each GPU"
     )
     if strategy.stage == 0:
         found.append("stage 0 is DDP: each GPU holds the whole model, and gradients are averaged")
@@ -88,10 +88,7 @@ def _row(part: Part) -> tuple[str, str, str, str, str]:
 
 def text(choice: Choice, wish: Wish) -> str:
     """Setting, answer, the table of one GPU, and the reasons."""
-    answer = (
-        f"{choice.strategy.name}{', recomputing activations' if choice.checkpointing else ''}: "
-        f"micro batch {choice.micro_batch}, accumulation {choice.accumulation}"
-    )
+    answer = f"{choice.name}: micro batch {choice.micro_batch}, accumulation {choice.accumulation}"
     return "\n".join(
         [
             *_setting(choice),

@@ -156,7 +156,9 @@ def _size(
 
 
 def _round(width: float) -> int:
-    return max(8, round(width / 128) * 128) if width >= 64 else max(8, round(width / 8) * 8)
+    """To a multiple of 128, as published models have it; finer where the model is small."""
+    step = 128 if width >= 1024 else 16 if width >= 64 else 8
+    return max(8, round(width / step) * step)
 
 
 def learning_rate(parameters: int) -> float:
