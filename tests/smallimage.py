@@ -176,9 +176,15 @@ def make_world(folder: Path, sandbox: Sandbox) -> SmallWorld:
 def bring_debs(store: Store) -> tuple[Artifact, ...]:
     """Put the committed lock's .debs into ``store``."""
     lock = read_lock(COMMITTED)
+    bring(lock, lock.debian, store)
+    return lock.debian
+
+
+def bring(lock: Lock, artifacts: Sequence[Artifact], store: Store) -> None:
+    """Put these artifacts of ``lock`` into ``store``: from the user's own, or from where the lock's indexes are."""
     own = Path(os.environ.get("ENVBUILD_STORE") or user_cache_path("envbuild")) / "artifacts" / "sha256"
     missing = []
-    for deb in lock.debian:
+    for deb in artifacts:
         try:
             os.link(own / deb.sha256, store.artifact(deb.sha256))
         except OSError:
@@ -192,11 +198,12 @@ def bring_debs(store: Store) -> tuple[Artifact, ...]:
             for d in missing
         ]
         fetch(store, wanted, http=http, jobs=4, progress=silent)
-    return lock.debian
 
 
-def interpreter_closure(debs: Sequence[Artifact], store: Store) -> tuple[Artifact, ...]:
-    """The essential packages, Python and tini, and what they depend on."""
+def interpreter_closure(
+    debs: Sequence[Artifact], store: Store, more: Sequence[str] = ()
+) -> tuple[Artifact, ...]:
+    """The essential packages, Python, tini and ``more``, and what they depend on."""
     fields = {}
     for deb in debs:
         told = subprocess.run(
@@ -209,7 +216,7 @@ def interpreter_closure(debs: Sequence[Artifact], store: Store) -> tuple[Artifac
     providers = {
         name: deb for deb, values in fields.items() for name in [deb, *_names(values.get("Provides", ""))]
     }
-    todo = [name for name, values in fields.items() if values.get("Essential") == "yes"] + list(_WANTED)
+    todo = [name for name, values in fields.items() if values.get("Essential") == "yes"] + [*_WANTED, *more]
     closure: set[str] = set()
     while todo:
         name = providers.get(todo.pop())

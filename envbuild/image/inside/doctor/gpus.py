@@ -111,6 +111,14 @@ def gpus(host: Host) -> Finding:
             flags=(GIVE, "-e NVIDIA_DRIVER_CAPABILITIES=compute,utility"),
             facts=facts,
         )
+    if len(cards) < len(nodes):
+        return Finding(
+            id="gpus",
+            state=State.WARNING,
+            detail=f"the kernel shows {len(nodes)} GPUs, the driver answers for {len(cards)}",
+            fix="one may have fallen off the bus: see nvidia-smi, and dmesg for Xid messages, on the host",
+            facts=facts,
+        )
     listed = ", ".join(f"{text_of(card, 'name')} {size(whole(card, 'memory') or 0)}" for card in cards)
     return Finding(id="gpus", state=State.GOOD, detail=f"{len(cards)}: {listed}", facts=facts)
 
