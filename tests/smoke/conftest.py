@@ -197,6 +197,33 @@ def torch_place(tmp_path: Path, suite: Path, torch_interpreter: Path) -> Place:
     return Place(root=tmp_path, site=tmp_path, python=torch_interpreter, suite=suite, expect=expect)
 
 
+def seed(place: Place, code: str) -> None:
+    """Put a defect into every Python that the suite starts."""
+    folder = place.root / "defect"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(code)
+    place.environ["PYTHONPATH"] = f"{folder}:{place.environ.get('PYTHONPATH', place.suite)}"
+
+
+@pytest.fixture
+def gpu_place(torch_place: Place) -> Place:
+    """A Python with torch, DeepSpeed and its compiled operator, on a machine with GPUs: what is there is expected."""
+    path = os.pathsep.join(filter(None, [str(torch_place.suite), os.environ.get("PYTHONPATH")]))
+    code = "import json; from smoke.here import expect_here; print(json.dumps(expect_here().to_dict()))"
+    done = subprocess.run(
+        [torch_place.python, "-P", "-s", "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    torch_place.environ["PYTHONPATH"] = path
+    torch_place.expect.clear()
+    torch_place.expect.update(json.loads(done.stdout))
+    assert torch_place.expect["operator"], "install a DeepSpeed whose FusedAdam is compiled"
+    return torch_place
+
+
 CUDA_LIBRARIES = {
     "libcudart.so.12": "int cudaRuntimeGetVersion(int *v) { *v = 12060; return 0; }",
     "libcublas.so.12": "int cublasGetProperty(int k, int *v) { *v = k == 0 ? 12 : k == 1 ? 6 : 4; return 0; }",
