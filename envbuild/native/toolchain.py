@@ -147,7 +147,9 @@ def lay_out(pieces: Sequence[Piece], artifacts: Mapping[str, tuple[Artifact, Pat
         for piece in wanted:
             if piece not in found:
                 raise _lacks(artifact, piece)
-    (home / "bin" / "nvcc.profile").write_text(PROFILE)
+    profile = home / "bin" / "nvcc.profile"
+    profile.write_text(PROFILE)
+    profile.chmod(0o644)  # whatever the caller's umask
     for library in sorted((home / "lib64").glob("libcudart.so.*")):
         (home / "lib64" / "libcudart.so").symlink_to(library.name)
 

@@ -54,8 +54,10 @@ _CUDA_13 = {
 _LIBRARY = re.compile(r"(?:.*/)?lib/(?:(?P<link>lib[^/]+\.so)\.[0-9.]+|lib[^/]+\.a)")
 
 LINK_FLAGS = f"-cudart=shared -cudadevrt=none -Xlinker -rpath=/{HOME}/lib64"
-"""For ``NVCC_PREPEND_FLAGS``: what nvcc itself links uses the one CUDA runtime that torch loads, and finds it. CUDA 12's
-wheels have no static runtime, which nvcc takes by default; options on nvcc's command line come later and win."""
+"""For ``NVCC_PREPEND_FLAGS``: what nvcc itself links uses the one CUDA runtime that torch loads, and finds it.
+
+CUDA 12's wheels have no static runtime, which nvcc takes by default; options on nvcc's command line come later and win.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
