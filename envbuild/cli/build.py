@@ -8,6 +8,7 @@ from envbuild.cli.context import Context
 from envbuild.cli.files import replace_file
 from envbuild.engine import ImageRef
 from envbuild.image.assemble import Built, Workshop, assemble
+from envbuild.image.locked import unpacked_image
 from envbuild.image.plan import ImageBase
 from envbuild.lock import Lock, lock_bytes
 from envbuild.oci.image import Image
@@ -27,7 +28,7 @@ class Ready:
     image: ImageRef
 
 
-def build(context: Context, ref: str, *, base: str | None = None) -> Ready:
+def build(context: Context, ref: str, *, base: str | None = None, unpacked: bool = False) -> Ready:
     """Assemble the image of ``ref`` from its lock, and let the lock name its digests the first time.
 
     Args:
@@ -35,12 +36,18 @@ def build(context: Context, ref: str, *, base: str | None = None) -> Ready:
         ref: ``name:tag``.
         base: an image of a registry (``REPOSITORY@sha256:…``) to start from instead of the locked Debian base;
             its digests are then not those of the lock, and are not written there.
+        unpacked: whether unpacked layers are enough, as `envbuild unbundle` leaves them: nothing is built then.
     """
     recipe = context.recipe(ref)
     lock = context.lock(recipe)
     store = context.store()
     workshop = context.workshop(lock, store)
-    built = assemble(lock, workshop, base=_pulled(context, base, workshop) if base else None)
+    found = unpacked_image(lock, store) if unpacked else None
+    if found is not None:
+        operator = lock.native.wheel if lock.native else None
+        built = Built(image=found, operator=operator, made=(), bytes_fetched=0, seconds={})
+    else:
+        built = assemble(lock, workshop, base=_pulled(context, base, workshop) if base else None)
     if base is None:
         lock = _remember(context, recipe, lock, built)
     return Ready(

@@ -9,7 +9,8 @@ import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
-from envbuild.engine import NAMES, Gpus, Mount, RunCommand, detect
+from envbuild.cli.proof import choose_engine
+from envbuild.engine import NAMES, Gpus, Mount, RunCommand
 from envbuild.errors import EnvbuildError, Exit
 
 
@@ -84,11 +85,8 @@ def command(
         interactive=True,
         tty=sys.stdin.isatty() and sys.stdout.isatty(),
     )
-    ready = build(context, ref)
-    settings = context.settings
-    chosen = detect(engine or settings.engine, ready.store, settings.environ, jobs=settings.jobs)[0]
-    chosen.load(ready.image, context.terminal.progress)
-    return chosen.run(ready.image, request)
+    ready = build(context, ref, unpacked=True)
+    return choose_engine(context, ready, engine).run(ready.image, request)
 
 
 def parse_gpus(text: str | None) -> Gpus:

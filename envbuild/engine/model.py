@@ -100,6 +100,11 @@ class ImageRef:
         """Bytes of all layers as they are stored."""
         return sum(layer.size for layer in self.layers)
 
+    @property
+    def present(self) -> bool:
+        """Whether every layer's blob is in the store with its size."""
+        return all(self.layout.has(layer.digest, layer.size) for layer in self.layers)
+
     def check_present(self) -> None:
         """See that every blob is in the store with its size. Error: ``image-not-in-store`` (exit 3)."""
         for layer in self.layers:
@@ -108,7 +113,8 @@ class ImageRef:
                     "image-not-in-store",
                     f"the store does not have the layer {layer.digest} of {layer.size} bytes",
                     where=str(self.layout.root),
-                    hint="build the image again: envbuild image REF",
+                    hint="build the image again: envbuild image REF; one that came by `envbuild unbundle` has "
+                    "unpacked layers only, which --engine oci and --engine sandbox run",
                     exit=Exit.INPUT,
                 )
 

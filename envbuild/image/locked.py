@@ -8,6 +8,7 @@ from envbuild.layers.files import files_diff_id
 from envbuild.lock.model import Lock
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
+from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
 
 
@@ -49,6 +50,23 @@ def locked_image(lock: Lock, store: Store) -> Image | None:
     layout = store.layout
     blobs = [image.manifest, image.config, *(layer.descriptor for layer in image.layers)]
     return image if all(layout.has(blob.digest, blob.size) for blob in blobs) else None
+
+
+def unpacked_image(lock: Lock, store: Store) -> Image | None:
+    """The lock's image, if the store has it at least unpacked: enough to run it, with the bare runtime or the sandbox.
+
+    What `envbuild unbundle` leaves: manifest, config and unpacked layers, and no blobs of layers.
+    """
+    image = image_of(lock)
+    if image is None or not all(
+        store.layout.has(blob.digest, blob.size) for blob in (image.manifest, image.config)
+    ):
+        return None
+    whole = all(
+        (store.roots / root_name([layer.diff_id])).is_dir() or store.layout.has(layer.digest, layer.size)
+        for layer in image.layers
+    )
+    return image if whole else None
 
 
 def recorded(layer: LayerPlan, store: Store) -> Layer | None:

@@ -1,0 +1,163 @@
+"""What the far machine has: folders that are copies of its own, or an inventory of hashes that was made there."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from envbuild.bundle.model import FarFile
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import of_file
+from envbuild.progress import Progress
+
+_GZIP = b"\x1f\x8b"
+# What differs between the names of one library built twice: the interpreter's tag, and the hash that
+# auditwheel puts into the names of vendored libraries.
+_VARIES = re.compile(r"\.cpython-\d+|-[0-9a-f]{8}(?=\.)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """One far file, and where its content can be read here (None when only its hash is known)."""
+
+    file: FarFile
+    local: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Far:
+    """Far files by content and by name."""
+
+    by_hash: dict[str, Known]
+    by_name: dict[str, list[Known]]
+
+    def like(self, path: str) -> Known | None:
+        """The far file that a file at ``path`` most likely is another build of: same name, most alike folders."""
+        found = self.by_name.get(plain_name(path), [])
+        return max(found, key=lambda known: _common_tail(path, known.file.path), default=None)
+
+
+def plain_name(path: str) -> str:
+    """A file's name without what differs from build to build."""
+    return _VARIES.sub("", PurePosixPath(path).name)
+
+
+def _common_tail(left: str, right: str) -> int:
+    count = 0
+    for a, b in zip(reversed(left.split("/")[:-1]), reversed(right.split("/")[:-1]), strict=False):
+        if a != b:
+            break
+        count += 1
+    return count
+
+
+def read_far(places: Sequence[Path], *, jobs: int, progress: Progress) -> Far:
+    """Hash every file of the folders, and read the inventories.
+
+    Args:
+        places: folders (copies of what the far machine has) and inventory files.
+        jobs: threads.
+        progress: one task, in bytes.
+
+    Raises:
+        EnvbuildError: exit 2 when one is not there, exit 3 when a file is no inventory.
+    """
+    by_hash: dict[str, Known] = {}
+    by_name: dict[str, list[Known]] = {}
+    for known in _all(places, jobs, progress):
+        other = by_hash.setdefault(known.file.sha256, known)
+        if other.local is None and known.local is not None:
+            by_hash[known.file.sha256] = known
+        if known.local is not None:
+            by_name.setdefault(plain_name(known.file.path), []).append(known)
+    return Far(by_hash=by_hash, by_name=by_name)
+
+
+def _all(places: Sequence[Path], jobs: int, progress: Progress) -> Iterable[Known]:
+    for place in places:
+        if place.is_dir():
+            yield from (
+                Known(file=file, local=place / file.path)
+                for file in scan(place, jobs=jobs, progress=progress)
+            )
+        elif place.is_file():
+            yield from (Known(file=file, local=None) for file in read_inventory(place))
+        else:
+            raise no_such_folder(place)
+
+
+def no_such_folder(place: Path) -> EnvbuildError:
+    """The error for a ``--have`` that is not there."""
+    return EnvbuildError(
+        "no-such-folder",
+        f"--have {place}: there is no such folder or file",
+        where=str(place),
+        hint="name a copy of what the far machine has (its site-packages), or an inventory that "
+        "`envbuild inventory DIR` wrote there",
+        exit=Exit.USAGE,
+    )
+
+
+def walk(folder: Path) -> list[tuple[str, int]]:
+    """Every regular file below ``folder``: relative path and bytes, in order. Links are not followed."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                found.append((str(path.relative_to(folder)), path.stat().st_size))
+    return found
+
+
+def scan(folder: Path, *, jobs: int, progress: Progress) -> list[FarFile]:
+    """Every regular file below ``folder`` with its hash."""
+    files = walk(folder)
+    with progress.task(f"hash {folder}", total=sum(size for _, size in files)) as task:
+
+        def hashed(item: tuple[str, int]) -> FarFile:
+            digest = of_file(folder / item[0])
+            task.advance(item[1])
+            return FarFile(item[0], item[1], digest.removeprefix("sha256:"))
+
+        with ThreadPoolExecutor(max_workers=jobs) as pool:
+            return list(pool.map(hashed, files, chunksize=1))
+
+
+def write_inventory(folder: Path, *, jobs: int, progress: Progress) -> tuple[bytes, int]:
+    """An inventory of ``folder``, and how many files it names: JSON ``[[path, bytes, sha256], …]``, gzipped.
+
+    Raises:
+        EnvbuildError: exit 2 when the folder is not there.
+    """
+    if not folder.is_dir():
+        raise no_such_folder(folder)
+    files = scan(folder, jobs=jobs, progress=progress)
+    text = json.dumps([[file.path, file.size, file.sha256] for file in files])
+    return gzip.compress(text.encode(), mtime=0), len(files)
+
+
+def read_inventory(path: Path) -> list[FarFile]:
+    """The files that an inventory names.
+
+    Raises:
+        EnvbuildError: exit 3 when it is none.
+    """
+    try:
+        data = path.read_bytes()
+        rows = json.loads(gzip.decompress(data) if data.startswith(_GZIP) else data)
+        return [FarFile(str(name), int(size), str(sha256)) for name, size, sha256 in rows]
+    except (OSError, EOFError, ValueError, TypeError) as error:
+        raise EnvbuildError(
+            "bad-inventory",
+            f"this is no inventory: {error}",
+            where=str(path),
+            hint="write it on the far machine: envbuild inventory DIR --output FILE",
+            exit=Exit.INPUT,
+        ) from error
