@@ -19,6 +19,9 @@ from envbuild.image.verify import Verification, verify
 from envbuild.recipe.model import Recipe
 
 
+_DEVEL = "-devel"
+
+
 @click.command()
 @click.argument("ref")
 @click.option(
@@ -27,6 +30,7 @@ from envbuild.recipe.model import Recipe
     default="debian",
     help="Start from this image of a registry instead of the locked Debian packages.",
 )
+@click.option("--devel", is_flag=True, help="Short for REF-devel: with nvcc, ninja and CUDA's headers.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one archive to FILE.")
 @click.option("--no-load", is_flag=True, help="Do not load the image into a Docker engine.")
 @click.option(
@@ -39,6 +43,7 @@ def command(
     context: Context,
     ref: str,
     base: str,
+    devel: bool,
     output: Path | None,
     no_load: bool,
     engine: str | None,
@@ -51,6 +56,7 @@ def command(
     every check passes. A second run does only what changed.
     """
     started = time.monotonic()
+    ref = _devel(ref) if devel else ref
     check_target(output)
     if verify_it and base != "debian":
         raise EnvbuildError(
@@ -75,6 +81,11 @@ def command(
         return int(Exit.DONE)
     Terminal(json=False, quiet=True).error(refusal)  # the one JSON document holds it already
     return int(refusal.exit)
+
+
+def _devel(ref: str) -> str:
+    """The reference of the variant with the compiler."""
+    return ref if ref.endswith(_DEVEL) else f"{ref}{_DEVEL}"
 
 
 def _on_another_base(recipe: Recipe) -> Proof:
