@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from . import config, keys
-from .settings import CLUSTER, SSH, Refusal, Settings, settings
+from .settings import CLUSTER, PORT, SSH, Refusal, Settings, settings
 
 SSHD = "/usr/sbin/sshd"
 SEPARATION = Path("/run/sshd")
@@ -67,6 +69,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
 def _start(chosen: Settings, command: Sequence[str]) -> NoReturn:
     lines = keys.gather(chosen)
     environ = dict(os.environ)
+    _port_is_free(chosen.port)
     _folders(chosen)
     if chosen.cluster:
         environ.update(_cluster(chosen))
@@ -85,6 +88,18 @@ def _start(chosen: Settings, command: Sequence[str]) -> NoReturn:
         os.execv(SSHD, [SSHD, "-D", "-e", "-f", str(written)])
     _behind(chosen, written)
     os.execvpe(command[0], list(command), environ)
+
+
+def _port_is_free(port: int) -> None:
+    """Tried here, because a server that gets IPv6 and not IPv4 goes on without a word that anybody sees."""
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tried.bind(("", port))
+            tried.listen()
+        except OSError as error:
+            what = "is taken" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise Refusal(f"port {port} {what}", f"another one: -e {PORT}=2222", status=1) from None
 
 
 def _folders(chosen: Settings) -> None:
