@@ -46,7 +46,7 @@ def shared_memory(host: Host) -> Finding:
             flags=(SHM_FLAG,),
             facts=facts,
         )
-    if free < total // 10:
+    if free < SHM_FLOOR:
         return Finding(
             id="shared-memory",
             state=State.WARNING,
