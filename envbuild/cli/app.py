@@ -18,10 +18,14 @@ COMMANDS = {
     "list": "recipes, their pins, lock and verdict state",
     "lock": "write or check the lock of a recipe",
     "image": "build the image of a recipe, prove it, load it",
-    "smoke": "run the suite in a container of an image; writes a verdict",
+    "smoke": "run the suite in a container of an image, or in this Python; writes a verdict",
     "run": "run a command in an image, on whatever engine there is",
     "promote": "give an image its tag, which only a passing verdict allows",
+    "verdict": "check who signed a verdict and show it",
     "key": "the key that signs verdicts, and those that are trusted",
+    "bundle": "write what a far machine lacks of an image, in pieces",
+    "unbundle": "take a bundle in on the far machine: rebuild and prove every layer",
+    "inventory": "list a folder's files with their hashes, for bundle --have",
     "render": "Dockerfiles and environment.yml from recipe and lock",
     "export": "what is made from a lock at run time, to stdout",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",
@@ -108,7 +112,7 @@ def _guarded(work: Callable[[], object], as_json: bool) -> int:
     except (KeyboardInterrupt, click.Abort):
         terminal.console.print("stopped; running the same command again goes on from here")
         return 130
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click makes the latter of the former, and of nothing else
         return 0
     except OSError as error:
         terminal.error(_from_os(error))

@@ -10,7 +10,7 @@ from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.proof import give_tag, verdict_path
-from envbuild.gate import Verdict, expect, promote, read_signed, subject_of, write_verdict
+from envbuild.gate import Verdict, expect, promote, read_signed, require_image, subject_of, write_verdict
 from envbuild.image.locked import image_of
 
 
@@ -39,9 +39,10 @@ def command(context: Context, ref: str, file: Path, keys: tuple[Path, ...]) -> N
     store keeps gets this machine's signature too, so that later builds here need no --key.
     """
     signed = read_signed(file, trusted=trusted(context, keys))
+    require_image(signed.verdict, ref)
     _refuse_early(context, ref, signed.verdict)
     own = own_key(context)
-    ready = build(context, ref)
+    ready = build(context, ref, unpacked=True)
     proof = give_tag(context, ready, signed.verdict, file)
     write_verdict(verdict_path(ready), signed.accepted_by(own).data)
     image = ready.built.image

@@ -8,6 +8,7 @@ from pathlib import Path
 from envbuild.cli.build import Ready
 from envbuild.cli.context import Context
 from envbuild.cli.keys import own_key, trusted
+from envbuild.cli.live import suite_progress
 from envbuild.engine import Engine, Gpus, detect, survey
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
@@ -74,9 +75,14 @@ def load_into_docker(context: Context, ready: Ready) -> str | None:
 
 
 def choose_engine(context: Context, ready: Ready, name: str | None) -> Engine:
-    """The engine of that name, or the first that works, with the image loaded."""
+    """The engine of that name, or the first that works, with the image loaded.
+
+    An image that the store has only unpacked goes into no Docker engine: unless one is asked for by name, or has the
+    image already, the others come first.
+    """
     settings = context.settings
-    chosen = detect(name or settings.engine, ready.store, settings.environ, jobs=settings.jobs)[0]
+    found = detect(name or settings.engine, ready.store, settings.environ, jobs=settings.jobs)
+    chosen = next((engine for engine in found if engine.has(ready.image) or ready.image.present), found[0])
     chosen.load(ready.image, context.terminal.progress)
     return chosen
 
@@ -85,10 +91,8 @@ def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus) -> 
     """Run the suite in a container of the image; bind the report to the image."""
     given = len(find_driver().gpus) if gpus == "all" else gpus
     expectations = expect(ready.recipe, ready.lock, gpus_given=given)
-    with ready.store.scratch("suite") as folder:
-        report = run_suite(
-            engine, ready.image, expectations, gpus=gpus, folder=folder, progress=context.terminal.progress
-        )
+    with ready.store.scratch("suite") as folder, suite_progress(context.terminal) as progress:
+        report = run_suite(engine, ready.image, expectations, gpus=gpus, folder=folder, progress=progress)
     subject = subject_of(str(ready.recipe.ref), ready.built.image)
     lock = of_bytes(lock_bytes(ready.lock))
     return make_verdict(report, subject, expected=expectations, engine=engine.describe(), lock=lock)

@@ -2,34 +2,145 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
 from pathlib import Path
 
 import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
-from envbuild.cli.files import check_target
+from envbuild.cli.files import check_target, replace_file
 from envbuild.cli.keys import own_key
+from envbuild.cli.live import suite_progress
+from envbuild.cli.named import ref_of
 from envbuild.cli.proof import ask_suite, choose_engine, verdict_path
+from envbuild.cli.verdict_table import verdict_table
 from envbuild.engine import NAMES
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.gate import Verdict, sign_verdict, write_verdict
+from envbuild.gate import (
+    SigningKey,
+    Verdict,
+    find_python,
+    make_verdict,
+    run_here,
+    sign_verdict,
+    write_verdict,
+)
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("image", metavar="[IMAGE|REF]", required=False)
 @click.option("--gpus", type=click.IntRange(0), metavar="N", help="GPUs for the container [default: all].")
 @click.option("--engine", type=click.Choice(NAMES), help="Which engine [default: the first that works].")
-@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the verdict to FILE.")
+@click.option(
+    "--report", type=click.Path(path_type=Path, dir_okay=False), help="Write the signed verdict to FILE."
+)
+@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page to FILE.")
+@click.option("--here", is_flag=True, help="Ask the active Python environment instead of an image.")
+@click.option(
+    "--python",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Ask the environment of this interpreter.",
+)
 @common
-def command(context: Context, ref: str, gpus: int | None, engine: str | None, report: Path | None) -> int:
-    """Run the suite in a container of the image of REF and write a verdict about it.
+def command(
+    context: Context,
+    image: str | None,
+    gpus: int | None,
+    engine: str | None,
+    report: Path | None,
+    html: Path | None,
+    here: bool,
+    python: Path | None,
+) -> int:
+    """Run the suite in a container of the unchanged image, and write a signed verdict about it.
 
-    Without a GPU the checks that need none are run; the result is then `candidate`, which gives no tag. A check
-    that fails makes the command end with 6.
+    The image is a REF, its candidate, or a digest that a lock names. Without a GPU the checks that need none are run;
+    the result is then `candidate`, which gives no tag. A check that fails makes the command end with 6. With --here the
+    suite asks whether this machine is healthy: that verdict is about no image and promotes none.
     """
+    asks_here = here or python is not None
+    _consistent(image, engine, asks_here)
     present = len(find_driver().gpus)
+    _enough(gpus, present)
+    for target in (report, html):
+        check_target(target)
+    key = own_key(context)
+    if asks_here:
+        chosen = python or find_python(os.environ, sys.executable)
+        verdict, path = _ask_here(context, chosen, max(1, present) if gpus is None else gpus), report
+    else:
+        verdict, path = _ask_image(context, str(image), engine, present if gpus is None else gpus, report)
+    _write(context, verdict, key, path, html)
+    return int(Exit.GATE if verdict.result == "failed" else Exit.DONE)
+
+
+def _ask_image(
+    context: Context, image: str, engine: str | None, gpus: int, report: Path | None
+) -> tuple[Verdict, Path]:
+    ref, digest = ref_of(context, image)
+    ready = build(context, ref, unpacked=True)
+    if digest is not None and digest not in (ready.built.image.digest, ready.built.image.config.digest):
+        raise EnvbuildError(
+            "another-image",
+            f"{ref} is {ready.built.image.digest}, not {digest}",
+            hint=f"run `envbuild smoke {ref}`, or take the recipes that {digest} was built from",
+            exit=Exit.INPUT,
+        )
+    chosen = choose_engine(context, ready, engine)
+    return ask_suite(context, ready, chosen, gpus=gpus), report or verdict_path(ready)
+
+
+def _ask_here(context: Context, python: Path, gpus: int) -> Verdict:
+    with (
+        tempfile.TemporaryDirectory(prefix="envbuild-here-") as folder,
+        suite_progress(context.terminal) as progress,
+    ):
+        found = run_here(python, gpus=gpus, environ=os.environ, folder=Path(folder), progress=progress)
+    return make_verdict(found, None, expected=found.expected, engine=f"no container ({python})", lock=None)
+
+
+def _write(context: Context, verdict: Verdict, key: SigningKey, path: Path | None, html: Path | None) -> None:
+    """The signed file, the page, and what the command prints."""
+    if path is not None:
+        write_verdict(path, sign_verdict(verdict, key))
+    if html is not None:
+        from envbuild.gate.page import page
+
+        replace_file(html, page(verdict, [key.public]).encode())
+    written = [f"verdict: {path}"] if path else []
+    written += [f"page: {html}"] if html else []
+    context.terminal.data(
+        {
+            "path": str(path) if path else None,
+            "html": str(html) if html else None,
+            "keys": [key.public.id],
+            "verdict": verdict.to_dict(),
+        },
+        "\n".join([verdict_table(verdict), *written]),
+    )
+
+
+def _consistent(image: str | None, engine: str | None, here: bool) -> None:
+    """An image, or this Python: one of the two."""
+    if here and image is not None:
+        wrong, hint = "--here asks this Python, and an image was named too", "leave out one of the two"
+    elif here and engine is not None:
+        wrong, hint = "--here starts no container, so it takes no --engine", "leave out one of the two"
+    elif not here and image is None:
+        wrong, hint = (
+            "no image was named",
+            "`envbuild smoke REF`, or `envbuild smoke --here`; `envbuild list` has REFs",
+        )
+    else:
+        return
+    raise EnvbuildError("usage", wrong, hint=hint, exit=Exit.USAGE)
+
+
+def _enough(gpus: int | None, present: int) -> None:
     if gpus is not None and gpus > present:
         raise EnvbuildError(
             "too-few-gpus",
@@ -37,29 +148,3 @@ def command(context: Context, ref: str, gpus: int | None, engine: str | None, re
             hint=f"--gpus {present}, or run it on another machine; `envbuild doctor` says what it sees",
             exit=Exit.ENGINE,
         )
-    check_target(report)
-    key = own_key(context)
-    ready = build(context, ref)
-    chosen = choose_engine(context, ready, engine)
-    given = present if gpus is None else gpus
-    verdict = ask_suite(context, ready, chosen, gpus=given)
-    path = report or verdict_path(ready)
-    write_verdict(path, sign_verdict(verdict, key))
-    context.terminal.data({"path": str(path), "verdict": verdict.to_dict()}, _table(verdict, path))
-    return int(Exit.GATE if verdict.result == "failed" else Exit.DONE)
-
-
-def _table(verdict: Verdict, path: Path) -> str:
-    """Every check with its status; what failed with expected, seen and hint."""
-    lines = [f"{verdict.subject.ref}  {verdict.subject.manifest}" if verdict.subject else "here"]
-    for check in verdict.checks:
-        lines.append(f"  {check.status:8} {check.id:20} {check.reason}")
-        if check.status == "failed":
-            lines += [
-                f"           expected: {check.expected}",
-                f"           seen:     {check.seen}",
-                f"           hint:     {check.hint}",
-            ]
-    lines.append(f"{verdict.result}: {verdict.why}")
-    lines.append(f"verdict: {path}")
-    return "\n".join(lines)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from envbuild.gate.expect import expect
+from envbuild.gate.here import find_python, run_here
 from envbuild.gate.keys import PublicKey, SigningKey, known_key, signing_key, trusted_keys
-from envbuild.gate.promote import compare, promote
+from envbuild.gate.promote import compare, promote, require_image
 from envbuild.gate.report import Report, parse_report
 from envbuild.gate.signed import SignedVerdict, read_signed, read_verdict, sign_verdict, write_verdict
 from envbuild.gate.suite import run_suite, stage, suite_command
@@ -19,12 +20,15 @@ __all__ = [
     "Verdict",
     "compare",
     "expect",
+    "find_python",
     "known_key",
     "make_verdict",
     "parse_report",
     "promote",
     "read_signed",
     "read_verdict",
+    "require_image",
+    "run_here",
     "run_suite",
     "sign_verdict",
     "signing_key",

@@ -33,6 +33,23 @@ def compare(verdict: Verdict, image: Subject) -> list[str]:
     return lines
 
 
+def require_image(verdict: Verdict, ref: str) -> None:
+    """Refuse a verdict that is about no image, before anything is done for ``ref``.
+
+    Raises:
+        EnvbuildError: exit 6.
+    """
+    if verdict.subject is None:
+        raise EnvbuildError(
+            "verdict-about-no-image",
+            f"the suite ran in a Python environment ({verdict.host.executable}), not in an image: "
+            "that shows that a machine is healthy, and can promote nothing",
+            where=ref,
+            hint=f"run `envbuild smoke {ref}`, without --here, on a machine with enough GPUs",
+            exit=Exit.GATE,
+        )
+
+
 def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
     """Decide whether ``image`` gets its tag. Changes nothing: the caller tags.
 
@@ -48,14 +65,7 @@ def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
         EnvbuildError: exit 6: another image, other expectations, not a pass, too few GPUs, or checks of this suite
             that the verdict does not have, or it is about no image.
     """
-    if verdict.subject is None:
-        raise _refusal(
-            "verdict-about-no-image",
-            f"the suite ran in a Python environment ({verdict.host.executable}), not in an image: "
-            "that shows that a machine is healthy, and can promote nothing",
-            image,
-            hint=f"run `envbuild smoke {image.ref}`, without --here, on a machine with enough GPUs",
-        )
+    require_image(verdict, image.ref)
     different = compare(verdict, image)
     if different:
         raise _refusal(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -20,53 +20,76 @@ PACKAGES: Final = "envbuildPackages"
 """The digest algorithm of a Python environment: SHA-256 over its packages and versions. No image has one."""
 
 
-def statement_of(verdict: Verdict) -> dict[str, Any]:
+class Descriptor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """in-toto's ResourceDescriptor: a name, and digests by algorithm in hex."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class Predicate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """in-toto's test result, version 0.1; ``envbuild`` is the whole verdict."""
+
+    result: Literal["PASSED", "WARNED", "FAILED"]
+    configuration: tuple[Descriptor, ...]
+    passed_tests: tuple[str, ...]
+    warned_tests: tuple[str, ...]
+    failed_tests: tuple[str, ...]
+    envbuild: Verdict
+
+
+class Statement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """in-toto's statement, version 1: what is signed."""
+
+    type: Literal["https://in-toto.io/Statement/v1"] = msgspec.field(name="_type")
+    subject: tuple[Descriptor, ...]
+    predicate_type: Literal["https://in-toto.io/attestation/test-result/v0.1"] = msgspec.field(
+        name="predicateType"
+    )
+    predicate: Predicate
+
+
+def statement_of(verdict: Verdict) -> Statement:
     """The statement about ``verdict``; everything in it follows from the verdict.
 
     The predicate knows passed, warned and failed. A ``candidate`` is ``FAILED`` here, so that no policy that looks
     for a result takes it for a pass; what was not run stands in none of the lists.
     """
     checks = verdict.checks
-    warned = [check.id for check in checks if check.status == "passed" and check.warnings]
-    result = "FAILED" if verdict.result != "passed" else "WARNED" if warned else "PASSED"
+    warned = tuple(check.id for check in checks if check.status == "passed" and check.warnings)
     configuration = [
-        {"name": "expectations", "digest": {"sha256": _sha256(verdict.expectations)}},
-        {"name": "suite", "digest": {"sha256": verdict.suite.removeprefix("sha256:")}},
+        Descriptor(name="expectations", digest={"sha256": _sha256(verdict.expectations)}),
+        Descriptor(name="suite", digest={"sha256": verdict.suite.removeprefix("sha256:")}),
     ]
     if verdict.lock is not None:
-        configuration.append(
-            {"name": "lock.json", "digest": {"sha256": verdict.lock.removeprefix("sha256:")}}
-        )
-    value = {
-        "_type": STATEMENT,
-        "subject": _subjects(verdict),
-        "predicateType": PREDICATE,
-        "predicate": {
-            "result": result,
-            "configuration": configuration,
-            "passedTests": [c.id for c in checks if c.status == "passed" and not c.warnings],
-            "warnedTests": warned,
-            "failedTests": [c.id for c in checks if c.status == "failed"],
-            OWN: verdict.to_dict(),
-        },
-    }
-    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(value))
-    return plain
+        digest = {"sha256": verdict.lock.removeprefix("sha256:")}
+        configuration.append(Descriptor(name="lock.json", digest=digest))
+    return Statement(
+        type=STATEMENT,
+        predicate_type=PREDICATE,
+        subject=_subjects(verdict),
+        predicate=Predicate(
+            result="FAILED" if verdict.result != "passed" else "WARNED" if warned else "PASSED",
+            configuration=tuple(configuration),
+            passed_tests=tuple(
+                check.id for check in checks if check.status == "passed" and not check.warnings
+            ),
+            warned_tests=warned,
+            failed_tests=tuple(check.id for check in checks if check.status == "failed"),
+            envbuild=verdict,
+        ),
+    )
 
 
-def _subjects(verdict: Verdict) -> list[dict[str, Any]]:
+def _subjects(verdict: Verdict) -> tuple[Descriptor, ...]:
     subject = verdict.subject
     if subject is None:
-        return [
-            {
-                "name": verdict.host.executable,
-                "digest": {PACKAGES: _sha256(verdict.expectations.get("packages"))},
-            }
-        ]
-    return [
-        {"name": f"{subject.ref}{part}", "digest": {"sha256": digest.removeprefix("sha256:")}}
+        packages = _sha256(verdict.expectations.get("packages"))
+        return (Descriptor(name=verdict.host.executable, digest={PACKAGES: packages}),)
+    return tuple(
+        Descriptor(name=f"{subject.ref}{part}", digest={"sha256": digest.removeprefix("sha256:")})
         for part, digest in (("", subject.manifest), ("#config", subject.config))
-    ]
+    )
 
 
 def _sha256(value: object) -> str:
@@ -101,7 +124,7 @@ def parse_statement(payload: bytes, *, where: str) -> Verdict:
     if not isinstance(predicate, dict) or OWN not in predicate:
         refuse("bad-verdict", "the test result is not one of envbuild's: it holds no verdict", where)
     verdict = convert_verdict(predicate[OWN], where=where)
-    if statement_of(verdict) != value:
+    if msgspec.json.decode(statement_bytes(verdict)) != value:
         refuse(
             "verdict-contradicts-itself",
             "the statement says something else than the verdict in it",

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -35,13 +35,18 @@ def stage(folder: Path, expectations: Expectations) -> None:
         folder: an empty folder of the caller's.
         expectations: what the suite must find.
     """
+    copy_suite(folder)
+    (folder / "expect.json").write_text(json.dumps(expectations.to_dict(), indent=1) + "\n")
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def copy_suite(folder: Path) -> None:
+    """Put the suite's files into ``folder/smoke``, so that ``folder`` on PYTHONPATH brings them and nothing else."""
     for source in suite_files.sources():
         target = folder / "smoke" / source.relative_to(suite_files.HERE)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
-    (folder / "expect.json").write_text(json.dumps(expectations.to_dict(), indent=1) + "\n")
-    for path in [folder, *folder.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def suite_command(folder: Path, expectations: Expectations, *, gpus: Gpus) -> RunCommand:
@@ -78,15 +83,15 @@ def run_suite(
         progress: gets each of the suite's lines.
 
     Raises:
-        EnvbuildError: exit 6 when no whole report came back (a crash is not a pass); what the engine raises.
+        EnvbuildError: exit 6 when no whole report came back in time (a crash is not a pass), or when the container
+            had not the caller's variables for shared hardware; what the engine raises.
     """
     stage(folder, expectations)
     command = suite_command(folder, expectations, gpus=gpus)
     with TemporaryFile() as out:
         with _lines_to(progress) as stderr, Path(os.devnull).open("rb") as nothing:
-            status = engine.run(
-                image, command, Streams(stdin=nothing.fileno(), stdout=out.fileno(), stderr=stderr)
-            )
+            streams = Streams(stdin=nothing.fileno(), stdout=out.fileno(), stderr=stderr)
+            status = _run(engine, image, command, streams)
         out.seek(0)
         data = out.read()
     if not data.strip():
@@ -98,15 +103,57 @@ def run_suite(
             exit=Exit.GATE,
         )
     report = parse_report(data, where=image.names[0])
+    contradicts_status(report, status, where=image.names[0])
+    _had_variables(report, engine.passes, where=image.names[0])
+    return report
+
+
+def _run(engine: Engine, image: ImageRef, command: RunCommand, streams: Streams) -> int:
+    """Run the container; one that does not end in time is the gate's refusal, not the engine's fault."""
+    try:
+        return engine.run(image, command, streams)
+    except EnvbuildError as error:
+        if error.id != "container-timeout":
+            raise
+        raise EnvbuildError(
+            "suite-hung",
+            f"the suite did not end: {error.message}",
+            where=image.names[0],
+            hint="look at `nvidia-smi` and dmesg: a GPU or a file system that does not answer holds processes for good",
+            exit=Exit.GATE,
+        ) from error
+
+
+def contradicts_status(report: Report, status: int, *, where: str) -> None:
+    """Refuse a report whose process ended otherwise than it says.
+
+    Raises:
+        EnvbuildError: exit 6.
+    """
     if STATUS[report.result] != status:
         raise EnvbuildError(
             "report-contradicts-itself",
             f"the report says {report.result!r}, but the suite ended with status {status}",
-            where=image.names[0],
+            where=where,
             hint="run `envbuild smoke` again; if it stays, look at the machine's memory and at dmesg",
             exit=Exit.GATE,
         )
-    return report
+
+
+def _had_variables(report: Report, passed: Mapping[str, str], *, where: str) -> None:
+    """An operator may forbid a feature on shared hardware by a variable: a container must not undo that."""
+    lost = [name for name, value in sorted(passed.items()) if report.environment.get(name) != value]
+    if lost:
+        raise EnvbuildError(
+            "report-without-variables",
+            "the suite did not run under the caller's variables: "
+            + "; ".join(
+                f"{name} is {passed[name]!r} here, {report.environment.get(name)!r} there" for name in lost
+            ),
+            where=where,
+            hint="the image's own start-up must not change them; remove what does, or another --engine may help",
+            exit=Exit.GATE,
+        )
 
 
 @contextmanager

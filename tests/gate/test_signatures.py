@@ -14,9 +14,13 @@ from securesystemslib.signer import SSlibKey
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.envelope import PAYLOAD_TYPE, encoding, seal
 from envbuild.gate.signed import parse_signed, read_verdict, sign_verdict
-from envbuild.gate.statement import statement_of
+from envbuild.gate.statement import statement_bytes
 
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
+
+
+def statement_of(verdict):
+    return json.loads(statement_bytes(verdict))
 
 
 def refused(id, data, trusted, *texts):
