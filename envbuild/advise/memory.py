@@ -196,13 +196,29 @@ def _wide_gradients(share: int, stage: int) -> int:
     return 4 * (min(share, SUB_GROUP) if stage == 3 else share)
 
 
+def _norm(job: Job, strategy: Strategy) -> tuple[Part, ...]:
+    """What the norm of the largest gradient, in fp64, takes beyond the gradients in fp32 that come after it."""
+    share = ceil(job.model.parameters / job.gpus)
+    if strategy.offload_optimizer:
+        return ()
+    more = 8 * min(share, job.model.largest_layer) - _wide_gradients(share, strategy.stage)
+    if more <= 0:
+        return ()
+    formula = "8·largest layer - gradients in fp32"
+    source = SOURCE + "zero/utils.py: get_norm_dtype"
+    return (Part(id="norm in fp64", backward=0, step=more, formula=formula, source=source),)
+
+
 def _buffers(job: Job, strategy: Strategy) -> tuple[Part, ...]:
     if strategy.stage == 0:
         return ()
     if strategy.stage < 3:
         size = 2 * 2 * job.reduce_bucket
         source = SOURCE + "zero/stage_1_and_2.py: two buffers with overlap_comm"
-        return (Part(id="buckets", backward=size, step=0, formula="2·2·reduce_bucket_size", source=source),)
+        return (
+            Part(id="buckets", backward=size, step=size, formula="2·2·reduce_bucket_size", source=source),
+            *_norm(job, strategy),
+        )
     gathered = 2 * min(job.model.parameters, job.live_parameters)
     largest = 2 * job.model.largest_layer
     bucket = 2 * 2 * job.stage3_bucket
@@ -221,6 +237,7 @@ def _buffers(job: Job, strategy: Strategy) -> tuple[Part, ...]:
             formula="2·2·reduce_bucket_size",
             source=SOURCE + "zero/stage3.py",
         ),
+        *_norm(job, strategy),
     )
 
 

@@ -16,6 +16,22 @@ from envbuild.recipe.suggest import nearest
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 SUPPORTED_WITH_ZERO = frozenset(("adam", "adamw", "adagrad", "lion", "muon", "muadam", "muadamw"))
 """Optimizers that ZeRO takes without `zero_allow_untested_optimizer` (runtime/zero/utils.py)."""
+OF_TORCH = frozenset(
+    (
+        "ASGD",
+        "Adadelta",
+        "Adafactor",
+        "Adamax",
+        "LBFGS",
+        "NAdam",
+        "RAdam",
+        "RMSprop",
+        "Rprop",
+        "SGD",
+        "SparseAdam",
+    )
+)
+"""Classes of torch.optim besides those that DeepSpeed has an own name for."""
 _STAGE_3 = 3
 
 
@@ -223,7 +239,7 @@ def _optimizer(config: Value, known: Known) -> Iterator[Problem]:
         return
     name = place.value.data
     lower = name.lower()
-    if lower not in known.optimizers:
+    if lower not in known.optimizers and name not in OF_TORCH:
         guess = nearest(lower, known.optimizers)
         fix = f"did you mean {guess[0]!r}?" if guess else "it must be a class of torch.optim, spelt as there"
         text = f"DeepSpeed has no optimizer {name!r}, and takes torch.optim.{name}"

@@ -156,7 +156,7 @@ def test_what_is_wrong_is_found(changes: dict[str, Any], expected: tuple[str, st
         ({"zero_optimization": True}, ("deprecated-key", "zero_optimization")),
         ({"zero_optimization__cpu_offload": True}, ("deprecated-key", "zero_optimization.cpu_offload")),
         (
-            {"optimizer__type": "Rprop", "optimizer__params": {}, "zero_allow_untested_optimizer": True},
+            {"optimizer__type": "Shampoo", "optimizer__params": {}, "zero_allow_untested_optimizer": True},
             ("optimizer", "optimizer.type"),
         ),
     ],
