@@ -83,7 +83,7 @@ def main() -> None:
             engine.step()  # updates the weights at the last part only
             total += loss.detach()
         torch.distributed.all_reduce(total)
-        if rank == 0 and (step == first + 1 or step % 10 == 0):
+        if rank == 0 and (step in (first + 1, first + args.steps) or step % 10 == 0):
             # The first step compiles and warms up, so it is not timed.
             speed = (
                 f"{(step - first - 1) * batch * accumulation * world / (time.perf_counter() - started):.1f}"
