@@ -19,6 +19,7 @@ def lint(session: nox.Session) -> None:
     session.run(str(BIN / "ruff"), "format", "--check", ".")
     session.run(str(BIN / "mypy"))
     session.run(str(BIN / "lint-imports"))
+    session.run(str(BIN / "shellcheck"), "--shell=sh", "envbuild/image/inside/profile.sh")
     session.run(str(BIN / "shellcheck"), ".ci/run", *(str(path) for path in sorted(Path("ci").glob("*.sh"))))
 
 

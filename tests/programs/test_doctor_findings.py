@@ -161,11 +161,6 @@ SEEDED = {
     "GPUs hidden": (lambda h: environ(h, CUDA_VISIBLE_DEVICES=""), "variables", "see no GPU"),
     "a GPU that is not there": (lambda h: environ(h, CUDA_VISIBLE_DEVICES="0,7"), "variables", "no GPU 7"),
     "an interface that is not there": (lambda h: environ(h, NCCL_SOCKET_IFNAME="ib0"), "variables", "eth0"),
-    "a preloaded file that is not there": (
-        lambda h: environ(h, LD_PRELOAD="/none.so"),
-        "variables",
-        "/none.so",
-    ),
     "a broken environment": (
         lambda h: dataclasses.replace(h, torch={"error": "ImportError: libcudnn.so.9"}),
         "torch",
@@ -213,6 +208,12 @@ def _quota(host: Host) -> Host:
     return host
 
 
+def _library(host: Host) -> Host:
+    (host.root / "usr").mkdir()
+    (host.root / "usr/libnccl.so.2").write_text("")
+    return environ(host, LD_LIBRARY_PATH="/opt/venv/lib:/usr")
+
+
 def _killed(host: Host) -> Host:
     (host.root / "sys/fs/cgroup/memory.events").write_text("low 0\noom 2\noom_kill 2\n")
     return host
@@ -224,6 +225,12 @@ def _pids(host: Host) -> Host:
 
 
 WORSE = {
+    "a preloaded file that is not there": (
+        lambda h: environ(h, LD_PRELOAD="/none.so"),
+        "variables",
+        "/none.so",
+    ),
+    "another library": (_library, "variables", "another libnccl.so.2"),
     "code through PTX": (
         lambda h: nvml(h, capability="12.0"),
         "architecture",
@@ -274,6 +281,12 @@ def test_what_works_less_well(healthy: Host, name: str) -> None:
     assert words in found.detail
     assert found.fix
     assert fits(look(host))
+
+
+def test_a_variable_about_infiniband_matters_where_there_is_one(healthy: Host) -> None:
+    host = environ(healthy, NCCL_IB_DISABLE="1")
+    assert said(host, "variables").state is State.GOOD
+    assert said(_infiniband(host), "variables").state is State.WARNING
 
 
 def test_a_container_without_gpus_on_a_host_that_has_them(healthy: Host) -> None:

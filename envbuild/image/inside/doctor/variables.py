@@ -41,12 +41,15 @@ _NAME = re.compile(r"[=^]*(?P<name>[A-Za-z0-9_.-]+)")
 def variables(host: Host) -> Finding:
     """Which variables are set that change NCCL, CUDA or the loader, and what they cost."""
     told = {name: value for name, value in sorted(host.environ.items()) if name.startswith(TOLD)}
-    wrong = [text for text in (_visible(host), _interface(host), _preload(host)) if text]
-    slow = [
+    wrong = [text for text in (_visible(host), _interface(host)) if text]
+    slow = [text for text in (_libraries(host), _preload(host)) if text]
+    slow += [
         f"{name}={host.environ[name]}: {what}"
         for name, what in SLOW.items()
         if host.environ.get(name, "").upper() not in _NONE
     ]
+    if not host.names("dev/infiniband", r"uverbs\d+"):
+        slow = [text for text in slow if not text.startswith("NCCL_IB_DISABLE")]
     if host.environ.get("NCCL_DEBUG", "").upper() == "TRACE":
         slow.append("NCCL_DEBUG=TRACE writes a line for each operation")
     if wrong or slow:
@@ -96,12 +99,17 @@ def _interface(host: Host) -> str | None:
     return None
 
 
-def _preload(host: Host) -> str | None:
+def _libraries(host: Host) -> str | None:
+    """torch's own libraries come first by DT_RPATH, but other programs take these."""
     folders = [folder for folder in host.environ.get("LD_LIBRARY_PATH", "").split(":") if folder]
     for folder in folders:
         found = host.names(folder.lstrip("/"), r"lib(cudart|cublas|cudnn|nccl)\.so.*")
         if found and not folder.startswith("/opt/venv/"):
             return f"LD_LIBRARY_PATH has {folder} with another {found[0]} than the image's"
+    return None
+
+
+def _preload(host: Host) -> str | None:
     missing = [file for file in re.split(r"[: ]", host.environ.get("LD_PRELOAD", "")) if file.startswith("/")]
     missing = [file for file in missing if not (host.root / file.lstrip("/")).exists()]
     return f"LD_PRELOAD names {missing[0]}, which is not there" if missing else None
