@@ -39,13 +39,14 @@ def gpus_of(context: Context) -> Place:
 def surroundings(context: Context, place: Place) -> dict[str, str]:
     """The environment of the ranks of every check that shares them: nothing to compile with, and NCCL logs to a file.
 
-    What the caller set stays, but for the logging, which tells the transport.
+    What the caller set stays, but for the logging, which tells the transport. On CPUs compilers stay too, since
+    DeepSpeed compiles its exchange between them at first use.
     """
+    if place.device == "cpu":
+        return {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     environ = barred(os.environ, context.shared, extensions(context))
     environ |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_FILE": str(context.shared / "nccl.%p")}
     environ.pop("NCCL_DEBUG_SUBSYS", None)
-    if place.device == "cpu":
-        environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return environ
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,19 @@ from .zero3_fused_adam import without_builds
 STEPS = 2
 SCRIPT = "zero_to_fp32.py"
 """DeepSpeed copies it into every checkpoint."""
+
+SPLITTER = "huggingface_hub"
+"""The script's command line always splits what it writes, and imports this for it; DeepSpeed does not require it."""
+
+WITHOUT_SPLITTER = (
+    f"`python {SCRIPT} CHECKPOINT OUT` ends with an ImportError here, for {SPLITTER} is not installed; what it does "
+    "was tested by its function convert_zero_checkpoint_to_fp32_state_dict(…, max_shard_size=None)"
+)
+
+UNSPLIT = (
+    "import sys; folder, target = sys.argv[1:]; sys.path.insert(0, folder); import zero_to_fp32; "
+    "zero_to_fp32.convert_zero_checkpoint_to_fp32_state_dict(folder, target, max_shard_size=None)"
+)
 
 TIME = 120
 """Seconds that the script may take."""
@@ -57,6 +71,8 @@ def rank(context: Context) -> dict[str, Any]:
     numbers: dict[str, Any] = {"losses": list(trained.losses), "step_seconds": list(trained.seconds)}
     if context.rank == 0:
         numbers |= _size(folder)
+        if find_spec(SPLITTER) is None:
+            context.warn(WITHOUT_SPLITTER)
         numbers["merge_seconds"] = merge(folder, context.scratch / "merged")
         weights = loaded(task, context.scratch / "merged")
         numbers["weights"] = same(trained.weights, weights, f"the weights that {SCRIPT} wrote", numbers)
@@ -77,7 +93,8 @@ def _size(folder: Path) -> dict[str, Any]:
 
 
 def merge(folder: Path, target: Path) -> float:
-    """Run the checkpoint's own script as a process, as a user would.
+    """Run the checkpoint's own script as a process, as a user would: where it lacks what its command line needs,
+    by its function without that.
 
     Returns:
         Seconds.
@@ -86,8 +103,9 @@ def merge(folder: Path, target: Path) -> float:
         Failure: it ended badly; with the end of what it printed.
     """
     started = time.monotonic()
+    how = [str(folder / SCRIPT)] if find_spec(SPLITTER) else ["-c", UNSPLIT]
     done = subprocess.run(
-        [sys.executable, str(folder / SCRIPT), str(folder), str(target)],
+        [sys.executable, *how, str(folder), str(target)],
         env={name: value for name, value in os.environ.items() if not name.startswith(("RANK", "MASTER_"))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
