@@ -116,8 +116,8 @@ def multiply(case: Case, left: torch.Tensor, right: torch.Tensor) -> torch.Tenso
 def bound(case: Case, precision: Precision, against: Exact) -> torch.Tensor:
     """How far each element may be from ``against.result`` (docs/reference/suite.md derives it).
 
-    Inputs: twice ``terms`` independent errors, each at most ``into`` of its product. Accumulator: ``terms`` additions to
-    partial sums whose lengths grow as a random walk's, so that the last is ``length``; rounded, their errors are
+    Inputs: twice ``terms`` independent errors, each at most ``into`` of its product. Accumulator: ``terms`` additions
+    to partial sums whose lengths grow as a random walk's, so that the last is ``length``; rounded, their errors are
     independent; chopped, they add up. Output: one rounding of the result.
     """
     inputs = LIKELY * math.sqrt(2) * precision.into

@@ -17,17 +17,22 @@ def jobs_for(processors: int) -> int:
 
 
 def following(pending: Sequence[Check], running: Sequence[Check], jobs: int) -> Check | None:
-    """The first of ``pending`` that may start beside ``running``, or ``None``: wait until one of them ends.
+    """The one of ``pending`` that may start beside ``running``, or ``None``: wait until one of them ends.
 
-    Checks that measure come when all others are done, one at a time, and those that are ``last`` after them.
+    Checks that measure come when all others are done, one at a time, and those that are ``last`` after them. Before
+    that the checks that fill GPUs, which wait for each other, go first where there is room for others beside them;
+    else the order is that of ``pending``.
     """
     if len(running) >= jobs:
         return None
     stage = min((_stage(check) for check in [*pending, *running]), default=0)
-    for check in pending:
-        if _stage(check) == stage and all(_together(check, other) for other in running):
-            return check
-    return None
+    possible = [
+        check
+        for check in pending
+        if _stage(check) == stage and all(_together(check, other) for other in running)
+    ]
+    fillers = [check for check in possible if check.beside == "cpu"] if jobs > 1 else []
+    return next(iter(fillers or possible), None)
 
 
 def _stage(check: Check) -> int:
@@ -35,8 +40,6 @@ def _stage(check: Check) -> int:
 
 
 def _together(one: Check, other: Check) -> bool:
-    if _stage(one) or _stage(other) or (one.group and one.group == other.group):
+    if _stage(one) or _stage(other):
         return False
-    if "cpu" in (one.beside, other.beside):
-        return "cpu" in (one.needs, other.needs)
-    return True
+    return not (one.beside == "cpu" and other.beside == "cpu")

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from envbuild.smoke.checks import CHECKS
+
 
 @pytest.fixture
 def importing(place):
@@ -112,6 +114,31 @@ def test_however_the_suite_is_ended_its_check_ends_too(importing, tmp_path, how)
     assert process.returncode != 0
     assert out == ""
     assert _wait(lambda: not _alive(int(pids.read_text())))
+
+
+def test_checks_run_beside_each_other_and_are_reported_in_order(importing, tmp_path):
+    """``imports`` waits for a file that only a later check, ``gloo-all-reduce``, can bring: it runs meanwhile."""
+    flag = tmp_path / "flag"
+    place = importing(
+        f"import pathlib, time\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(0.01)\n"
+    )
+    (place.site / "torch.py").write_text(f"import pathlib\npathlib.Path({str(flag)!r}).touch()\n")
+    process = place.start("--only", "imports", "--only", "gloo-all-reduce", "--jobs", "2", "--limit", "50")
+    out, err = process.communicate(timeout=120)
+    status = {check["id"]: check["status"] for check in json.loads(out)["checks"]}
+    assert status["imports"] == "passed", err
+    assert status["gloo-all-reduce"] == "failed"
+    assert list(status) == [check.id for check in CHECKS if not check.operator]
+
+
+def test_one_job_is_one_check_at_a_time(importing, tmp_path):
+    place = importing("x = 1\n")
+    process = place.start("--only", "imports", "--only", "versions", "--jobs", "1")
+    _, err = process.communicate(timeout=60)
+    told = [
+        line.split(":")[0].strip() for line in err.splitlines() if "imports" in line or "versions" in line
+    ]
+    assert told == ["[1/2] versions", "versions", "[2/2] imports", "imports"]
 
 
 def test_what_a_check_prints_does_not_mix_with_the_report(importing):

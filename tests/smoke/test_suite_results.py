@@ -32,7 +32,7 @@ def expectations(wanted=2, operator=True):
     )
 
 
-def results(changes=None, gpus=2, operator=True):
+def results(changes=None, gpus=2, operator=True, wanted=2):
     changes = changes or {}
     return [
         CheckResult(
@@ -42,7 +42,7 @@ def results(changes=None, gpus=2, operator=True):
             status=changes.get(check.id, "passed"),
             numbers={"gpus": [{"name": "GPU"}] * gpus} if check.id == "cuda-available" else {},
         )
-        for check in applicable(expectations(operator=operator))
+        for check in applicable(expectations(wanted, operator))
     ]
 
 
@@ -51,7 +51,7 @@ def test_all_passed_on_enough_gpus_is_a_pass():
 
 
 def test_more_gpus_than_wanted_is_a_pass():
-    assert judge(expectations(wanted=1), results(gpus=8))[0] == "passed"
+    assert judge(expectations(wanted=1), results(gpus=8, wanted=1))[0] == "passed"
 
 
 def test_without_an_operator_the_pass_has_fewer_checks():
@@ -183,3 +183,26 @@ def test_a_pipe_is_written_to_and_not_replaced(place, tmp_path):
     out, _ = reader.communicate(timeout=30)
     assert json.loads(out)["result"] == "candidate"
     assert pipe.is_fifo()
+
+
+def test_what_needs_two_gpus_is_not_run_on_one_and_leaves_a_candidate(place):
+    place.expect["gpus"]["given"] = 1
+    answer = place.ask("nccl")
+    found = answer.check("nccl")
+    assert (found["status"], found["seen"]) == ("not-run", "it needs two GPUs, and one is here")
+    assert (answer.report["result"], answer.code) == ("candidate", 3)
+
+
+def test_a_recipe_that_wants_one_gpu_does_not_call_for_checks_between_gpus():
+    needed = {check.id for check in applicable(expectations(wanted=1))}
+    left_out = {check.id for check in CHECKS} - needed
+    assert left_out == {check.id for check in CHECKS if check.needs == "gpus"}
+    assert "nccl" in left_out
+
+
+@pytest.mark.parametrize("value", ["0", "-3"])
+def test_no_jobs_is_bad_usage(place, value):
+    process = place.start("--jobs", value)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "--jobs needs a number from 1 on" in err

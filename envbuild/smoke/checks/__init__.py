@@ -8,8 +8,9 @@ where :func:`..context.run_ranks` starts processes), and an entry in :data:`CHEC
 - ``needs="cpu"``: no GPU. ``"gpu"``: at least one, and ``run`` uses all that there are. ``"gpus"``: at least two;
   with one GPU it is not run, and expectations that want fewer than two GPUs do not call for it.
 - ``beside`` says what may run meanwhile. ``"any"``: everything but a check that is alone (for what neither measures
-  time nor fills a GPU). ``"cpu"``: only checks that need no GPU (for what fills GPUs). ``"none"``: nothing at all
-  (for what measures bandwidth or time); such checks come after the others. ``"last"``: nothing, after all others.
+  time nor fills a GPU). ``"cpu"``: those, but no other of its own kind (for what fills GPUs or the processor with its
+  ranks). ``"none"``: nothing at all (for what measures bandwidth or time); such checks come after the others.
+  ``"last"``: nothing, after all others.
 - ``timeout`` is in seconds of wall time, and allows for a slow disk and for checks beside it.
 - ``operator=True``: only where the recipe compiles an operator.
 - ``group``: checks with the same name take turns in one process and share the ranks that it keeps
