@@ -6,6 +6,7 @@
 # Proxies: --build-arg https_proxy=… Optional secrets, none of which stays in the image: --secret id=ca,src=FILE
 # (certificate authorities, instead of Ubuntu's), --secret id=pip,src=pip.conf, --secret id=uv,src=uv.toml (indexes).
 # UV_PYTHON_INSTALL_MIRROR: where the interpreter comes from, if not from its first source.
+# envbuild's own programs (envbuild-doctor, envbuild-jupyter, envbuild-sshd) are only in the image that `envbuild image pytorch-cuda:v2.7` makes.
 
 FROM nvidia/cuda:12.6.3-devel-ubuntu24.04@sha256:392c0df7b577ecae17a17f6ba7f2009c217bb4422f8431c053ae9af61a8c148a AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -69,8 +70,8 @@ ARG DEBIAN_FRONTEND=noninteractive
 # gcc: Triton and torch.compile need it at run time. The user `ubuntu` has the id that `envbuild` gets.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates g++ gcc git less libc6-dev procps tini \
-    && rm -rf /var/lib/apt/lists/* \
+    && apt-get install --yes --no-install-recommends ca-certificates g++ gcc git less libc6-dev openssh-client openssh-server pdsh procps tini \
+    && rm -rf /var/lib/apt/lists/* /etc/ssh/ssh_host_* \
     && if id ubuntu > /dev/null 2>&1; then userdel --remove ubuntu; fi \
     && groupadd --gid 1000 envbuild \
     && useradd --uid 1000 --gid 1000 --create-home --shell /bin/bash envbuild
@@ -91,15 +92,18 @@ LABEL org.opencontainers.image.version="v2.7"
 LABEL org.opencontainers.image.created="2026-11-17T06:35:24Z"
 LABEL io.envbuild.ref="pytorch-cuda:v2.7"
 LABEL io.envbuild.lock.format="1"
-LABEL io.envbuild.inputs="sha256:db564b89296e19ed6b968b2f0bca5802312a6a317eddf1f3b7b28e8fb04c4647"
+LABEL io.envbuild.inputs="sha256:7fed3829de057f2f018b55b268e94d08abb9ef7fd1c4efa5ad671ad7cb9247b2"
 LABEL io.envbuild.torch="2.7.1"
 LABEL io.envbuild.cuda="12.6"
 LABEL io.envbuild.cudnn="9.5.1.17"
 LABEL io.envbuild.nccl="2.26.2"
+LABEL io.envbuild.parts="jupyter ssh"
 LABEL io.envbuild.deepspeed="0.19.8"
 LABEL io.envbuild.architectures="7.0;8.0;8.6;9.0+PTX"
 LABEL org.opencontainers.image.base.name="nvidia/cuda:12.6.3-base-ubuntu24.04"
 LABEL org.opencontainers.image.base.digest="sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e"
+
+EXPOSE 22/tcp 8888/tcp
 
 WORKDIR /workspace
 ENTRYPOINT ["/usr/bin/tini", "-s", "-g", "--"]

@@ -11,11 +11,13 @@ from pathlib import Path
 import jinja2
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.image.plan import labels, run_config
+from envbuild.image.plan import labels, parts_of, run_config
+from envbuild.image.programs import image_facts, programs
 from envbuild.layers.format import MTIME, SITE, VENV
 from envbuild.lock.model import Artifact, Lock
 from envbuild.native.verify import MODULES, expected_code
 from envbuild.recipe.model import Recipe
+from envbuild.recipe.parts import DEVEL
 from envbuild.render.pins import Pins, pins_for
 
 DEFAULT_STEM = "pytorch-cuda-v2.7"
@@ -99,7 +101,8 @@ def write(recipe: Recipe, lock: Lock, folder: Path) -> list[str]:
 def _dockerfile(recipe: Recipe, lock: Lock, pins: Pins) -> dict[str, object]:
     deepspeed = recipe.deepspeed
     cubins, ptx = expected_code(deepspeed.architectures if deepspeed else ())
-    name, _, digest = pins.base.final.partition("@")
+    devel = DEVEL in parts_of(lock)
+    name, _, digest = (pins.base.devel if devel else pins.base.final).partition("@")
     return {
         "base": pins.base,
         "python": pins.python,
@@ -114,12 +117,21 @@ def _dockerfile(recipe: Recipe, lock: Lock, pins: Pins) -> dict[str, object]:
         "ca": "/etc/ssl/certs/ca-certificates.crt",
         "packages": sorted({*_ALWAYS, *recipe.debian_packages}),
         "run": run_config(lock),
+        "devel": devel,
+        "programs": _programs(lock),
         "labels": {
             **labels(lock),
             "org.opencontainers.image.base.name": name,
             "org.opencontainers.image.base.digest": digest,
         },
     }
+
+
+def _programs(lock: Lock) -> list[str]:
+    """The names of envbuild's own programs in the image that it builds itself."""
+    folder = "usr/local/bin/"
+    files = programs(parts_of(lock), image_facts(lock))
+    return sorted(file.path.removeprefix(folder) for file in files if file.path.startswith(folder))
 
 
 def _requirements(lock: Lock, pins: Pins) -> dict[str, tuple[str, tuple[Artifact, ...]]]:

@@ -198,6 +198,7 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
     def run(
         *replace: tuple[str, str],
         previous: Lock | None = None,
+        parent: Lock | None = None,
         upgrade: Sequence[str] = (),
         date: str = "2026-06-01",
     ) -> Lock:
@@ -211,7 +212,7 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
         indexes = Indexes.from_machine(environ)
         return resolve(
             load_recipe(REF, [tmp_path / "recipes"]), indexes=indexes, http=impatient(dict(indexes.environ)),
-            previous=previous, upgrade=upgrade, date=date, store=store, progress=notes,
+            previous=previous, parent=parent, upgrade=upgrade, date=date, store=store, progress=notes,
         )  # fmt: skip
 
     return run
