@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def ask(
         expectations=expectations,
         scratch=scratch,
         timeout=timeout,
+        deadline=time.monotonic() + timeout,
         gpus=gpus,
         nodes=nodes,
         options={"coming": list(coming)},

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,14 @@ def main(argv: list[str], *, team: Team | None = None) -> int:
     _die_with_parent(int(job["parent"]))
     faulthandler.enable()
     # Where a process hangs is worth more than that it does: the stacks go to the log before it is killed.
-    faulthandler.dump_traceback_later(max(0.5, float(job["timeout"]) * 0.9), exit=False)
+    left = float(job["deadline"]) - time.monotonic()
+    faulthandler.dump_traceback_later(max(0.5, left - 0.1 * float(job["timeout"])), exit=False)
     context = Context(
         check=name,
         expectations=parse_expectations(job["expectations"]),
         scratch=Path(job["scratch"]),
         timeout=float(job["timeout"]),
+        deadline=float(job["deadline"]),
         gpus=int(job["gpus"]),
         nodes=int(job["nodes"]),
         options=job["options"],

@@ -22,14 +22,16 @@ class Context:
     container (``nodes``), or what the host gave it if that is more.
 
     ``scratch`` is a folder of the check's own, removed afterwards; ``options`` what a check tells its ranks.
-    ``team`` are the ranks that the check shares with others of its group. ``warnings`` is where :meth:`warn` puts what
-    it is told.
+    ``timeout`` is in seconds, and ``deadline`` the time when it is up, on the monotonic clock, which all processes of
+    a machine share. ``team`` are the ranks that the check shares with others of its group. ``warnings`` is where
+    :meth:`warn` puts what it is told.
     """
 
     check: str
     expectations: Expectations
     scratch: Path
     timeout: float
+    deadline: float
     gpus: int
     options: Mapping[str, Any] = field(default_factory=dict)
     team: Team | None = None
@@ -71,6 +73,7 @@ def write_job(path: Path, context: Context, *, result: Path) -> None:
                 "expectations": context.expectations.to_dict(),
                 "scratch": str(context.scratch),
                 "timeout": context.timeout,
+                "deadline": context.deadline,
                 "gpus": context.gpus,
                 "nodes": context.nodes,
                 "options": dict(context.options),
@@ -130,6 +133,7 @@ def _ask(
         expectations=context.expectations,
         scratch=context.scratch,
         timeout=context.timeout,
+        deadline=context.deadline,
         gpus=context.gpus,
         options={"rendezvous": str(team.rendezvous), **options},
     )

@@ -29,7 +29,7 @@ with Team(folder=Path(request["folder"])) as team:
         scratch = team.folder / f"scratch{number}"
         scratch.mkdir()
         context = Context(check=check, expectations=parse_expectations(request["expect"]), scratch=scratch,
-                          timeout=280, gpus=2, team=team)
+                          timeout=280, deadline=time.monotonic() + 280, gpus=2, team=team)
         if "floor" in options:
             options["floor"] = Floor(**options["floor"])
         try:

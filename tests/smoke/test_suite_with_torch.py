@@ -57,8 +57,14 @@ def test_a_rank_that_dies_fails_the_check_at_once(torch_place):
 
 @torch_needed
 def test_a_rank_that_hangs_runs_into_the_limit(torch_place):
-    seed(torch_place, "import os, time\nif os.environ.get('RANK') == '1': time.sleep(1000)\n")
-    assert torch_place.ask("gloo-all-reduce", limit=12).failed("gloo-all-reduce")["cause"] == "timeout"
+    seed(
+        torch_place,
+        "import os, time\nif os.environ.get('RANK') == '1':\n    import torch.distributed as dist\n"
+        "    dist.all_reduce = lambda *a, **k: time.sleep(1000)\n",
+    )
+    found = torch_place.ask("gloo-all-reduce", limit=20).failed("gloo-all-reduce")
+    assert found["cause"] == "timeout"
+    assert "sitecustomize.py" in found["output"], "rank 1's stack says where it stood"
 
 
 @torch_needed
