@@ -13,7 +13,7 @@ from typing import Any
 from envbuild.smoke.fingerprint import HERE
 
 DRIVER = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from smoke.checks import find
 from smoke.context import Context
