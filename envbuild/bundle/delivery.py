@@ -30,7 +30,8 @@ class Delivered:
     """Where a delivery stands.
 
     ``made`` are the layers (diff_ids) that this run made, ``present`` those that were there, ``waiting`` those that
-    wait for pieces; ``missing`` names the pieces that are not here. The image is in the store when nothing waits and nothing is missing.
+    wait for pieces; ``missing`` names the pieces that are not here. The image is in the store when nothing waits and
+    nothing is missing.
     """
 
     index: Index

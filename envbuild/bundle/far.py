@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from envbuild.bundle.model import FarFile
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.digest import of_file
+from envbuild.oci.digest import canonical_json, of_bytes, of_file
 from envbuild.progress import Progress
 
 _GZIP = b"\x1f\x8b"
@@ -41,6 +41,13 @@ class Far:
         """The far file that a file at ``path`` most likely is another build of: same name, most alike folders."""
         found = self.by_name.get(plain_name(path), [])
         return max(found, key=lambda known: _common_tail(path, known.file.path), default=None)
+
+    @property
+    def digest(self) -> str:
+        """Changes with what there is to refer to or to patch."""
+        names = sorted((known.file.path, known.file.sha256) for known in self.by_hash.values())
+        copies = sorted((k.file.path, k.file.sha256) for known in self.by_name.values() for k in known)
+        return of_bytes(canonical_json([names, copies]))
 
 
 def plain_name(path: str) -> str:

@@ -45,7 +45,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``index.json``: which image, and the files that hold it. Concatenated, the pieces are one run of streams.
 
-    ``level`` is zstd's, with which the literal streams were made.
+    ``inputs`` is a digest of what the layers' form depends on besides them: far files and compression.
     """
 
     kind: Literal["envbuild.bundle"]
@@ -53,7 +53,7 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ref: str
     manifest: Document
     config: Document
-    level: int
+    inputs: str
     plan: Piece
     pieces: tuple[Piece, ...]
 

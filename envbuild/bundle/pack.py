@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,8 @@ import zstandard
 
 from envbuild.bundle import delta
 from envbuild.bundle.contents import Content, PlainLayer, plain_layer
+from envbuild.bundle.draft import Draft, PatchDraft
+from envbuild.bundle.earlier import Earlier, forget, put_aside
 from envbuild.bundle.far import Far, Known
 from envbuild.bundle.mapped import map_file
 from envbuild.bundle.model import (
@@ -39,7 +40,7 @@ from envbuild.bundle.model import (
 )
 from envbuild.bundle.pieces import PieceWriter
 from envbuild.engine import ImageRef
-from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import canonical_json, of_bytes
 from envbuild.oci.disk import guarded
 from envbuild.progress import Progress, Task
 
@@ -79,25 +80,6 @@ class Packed:
     far_bytes: int
 
 
-@dataclass(slots=True, kw_only=True)
-class _PatchDraft:
-    known: Known
-    size: int
-    frames: list[Frame]
-    file: Path
-
-
-@dataclass(slots=True, kw_only=True)
-class _Draft:
-    """One layer before its numbers are known: parts are literal lengths, far files and patches."""
-
-    diff_id: str
-    size: int
-    parts: list[int | Known | _PatchDraft] = field(default_factory=list)
-    literal: Path | None = None
-    literal_size: int = 0
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """What to pack.
@@ -128,14 +110,17 @@ class Request:
 def pack(request: Request, progress: Progress) -> Packed:
     """Write the bundle; its index comes last, so that a folder without one is not finished.
 
+    Layers that the bundle of an earlier run in the same folder has, made of the same far files and at the same
+    level, are taken from there.
+
     Raises:
         EnvbuildError: exit 2 when ``output`` holds other things or the disk is full; exit 5 when a layer is damaged;
             exit 3 when the store lacks one.
     """
     request.image.check_present()
-    _clear(request.output)
-    drafts = _drafts(request, progress)
-    with progress.task("write pieces", total=sum(_travels(draft) for draft in drafts)) as task:
+    inputs = of_bytes(canonical_json([FORMAT, request.level, request.far.digest]))
+    drafts = _drafts(request, put_aside(request.output, inputs), progress)
+    with progress.task("write pieces", total=sum(draft.travels for draft in drafts)) as task:
         writer = PieceWriter(folder=request.output, limit=request.piece_size)
         plan = _number(drafts, writer, task)
         writer.close()
@@ -146,9 +131,10 @@ def pack(request: Request, progress: Progress) -> Packed:
             target = request.output / RECIPES / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
-    index = _index(request, data, writer.done)
+    index = _index(request, inputs, data, writer.done)
     with guarded(request.output):
         (request.output / INDEX).write_bytes(index_bytes(index))
+    forget(request.output)
     return Packed(
         index=index,
         layers=tuple(_count(draft) for draft in drafts),
@@ -157,31 +143,7 @@ def pack(request: Request, progress: Progress) -> Packed:
     )
 
 
-def _clear(output: Path) -> None:
-    """Remove an older bundle; refuse a folder with other things."""
-    with guarded(output):
-        strangers = [
-            path.name
-            for path in output.iterdir()
-            if path.name not in {INDEX, PLAN, RECIPES} and not path.name.startswith("piece-")
-        ]
-        if strangers:
-            raise EnvbuildError(
-                "output-not-empty",
-                f"{output} holds other things than a bundle: {sorted(strangers)[0]}",
-                where=str(output),
-                hint="name an empty or a new folder with --output",
-                exit=Exit.USAGE,
-            )
-        (output / INDEX).unlink(missing_ok=True)
-        for path in output.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _drafts(request: Request, progress: Progress) -> list[_Draft]:
+def _drafts(request: Request, earlier: Earlier | None, progress: Progress) -> list[Draft]:
     """Every layer's draft, made with as many threads as there are jobs, the biggest first."""
     layers = dict(zip(request.image.diff_ids, request.image.layers, strict=True))
     with (
@@ -189,7 +151,7 @@ def _drafts(request: Request, progress: Progress) -> list[_Draft]:
         progress.task("compress") as compressing,
         ThreadPoolExecutor(max_workers=request.jobs) as pool,
     ):
-        maker = _Maker(request=request, account=_Account(compressing))
+        maker = _Maker(request=request, earlier=earlier, account=_Account(compressing))
         started = {
             diff_id: pool.submit(
                 maker.draft, request.image.layout.path(layer.digest), diff_id, reading.advance
@@ -225,13 +187,18 @@ class _Maker:
     """Makes drafts. ``lock``: one old file at a time has its anchors in memory."""
 
     request: Request
+    earlier: Earlier | None
     account: _Account
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def draft(self, blob: Path, diff_id: str, advance: Callable[[int], None]) -> _Draft:
+    def draft(self, blob: Path, diff_id: str, advance: Callable[[int], None]) -> Draft:
         scratch = self.request.scratch / diff_id.removeprefix("sha256:")
+        packed = self.earlier.draft(diff_id, self.request.far, scratch) if self.earlier else None
+        if packed is not None:
+            advance(blob.stat().st_size)
+            return packed
         with plain_layer(blob, diff_id, scratch.with_suffix(".tar"), advance=advance) as layer:
-            draft = _Draft(diff_id=diff_id, size=len(layer.data))
+            draft = Draft(diff_id=diff_id, size=len(layer.data))
             at = 0
             ranges: list[tuple[int, int]] = []
             for content in layer.files:
@@ -246,7 +213,7 @@ class _Maker:
                 draft.literal_size = self._compress(layer.data, ranges, draft.literal)
         return draft
 
-    def _part(self, layer: PlainLayer, content: Content, scratch: Path) -> Known | _PatchDraft | None:
+    def _part(self, layer: PlainLayer, content: Content, scratch: Path) -> Known | PatchDraft | None:
         """What stands for a file's content; None when it travels as it is."""
         size = content.end - content.start
         if size < _SMALLEST_REFERENCE:
@@ -260,7 +227,7 @@ class _Maker:
             return None
         return self._patch(data, known, scratch.with_suffix(f".{content.start}.patch"))
 
-    def _patch(self, new: memoryview, known: Known, path: Path) -> _PatchDraft | None:
+    def _patch(self, new: memoryview, known: Known, path: Path) -> PatchDraft | None:
         assert known.local is not None
         with self.lock:
             old = delta.OldFile.read(map_file(known.local))
@@ -274,7 +241,7 @@ class _Maker:
                     out.write(frame)
                     frames.append(Frame(len(frame), blocks))
                     self.account.advance(high - low)
-        return _PatchDraft(known=known, size=len(new), frames=frames, file=path)
+        return PatchDraft(known=known, size=len(new), frames=frames, file=path)
 
     def _compress(self, data: memoryview, ranges: Iterable[tuple[int, int]], path: Path) -> int:
         """Compress the ranges as one stream; the bytes that it takes."""
@@ -298,13 +265,13 @@ class _Maker:
             return out.tell()
 
 
-def _literal(draft: _Draft, ranges: list[tuple[int, int]], start: int, end: int) -> None:
+def _literal(draft: Draft, ranges: list[tuple[int, int]], start: int, end: int) -> None:
     if start < end:
         ranges.append((start, end))
         draft.parts.append(end - start)
 
 
-def _number(drafts: list[_Draft], writer: PieceWriter, task: Task) -> Plan:
+def _number(drafts: list[Draft], writer: PieceWriter, task: Task) -> Plan:
     """Write every draft's bytes, layer after layer, and put numbers for far files and patches."""
     far: dict[str, int] = {}
     files: list[FarFile] = []
@@ -344,7 +311,7 @@ def _copy(path: Path, writer: PieceWriter, task: Task) -> None:
     path.unlink()
 
 
-def _index(request: Request, plan: bytes, pieces: list[Piece]) -> Index:
+def _index(request: Request, inputs: str, plan: bytes, pieces: list[Piece]) -> Index:
     layout, image = request.image.layout, request.image
     return Index(
         kind=KIND,
@@ -352,25 +319,18 @@ def _index(request: Request, plan: bytes, pieces: list[Piece]) -> Index:
         ref=request.ref,
         manifest=Document(digest=image.manifest, text=layout.read(image.manifest).decode()),
         config=Document(digest=image.config, text=layout.read(image.config).decode()),
-        level=request.level,
+        inputs=inputs,
         plan=Piece(file=PLAN, size=len(plan), sha256=hashlib.sha256(plan).hexdigest()),
         pieces=tuple(pieces),
     )
 
 
-def _travels(draft: _Draft) -> int:
-    return draft.literal_size + sum(
-        frame.length for part in draft.parts if isinstance(part, _PatchDraft) for frame in part.frames
-    )
-
-
-def _count(draft: _Draft) -> LayerCount:
-    patches = [part for part in draft.parts if isinstance(part, _PatchDraft)]
+def _count(draft: Draft) -> LayerCount:
     return LayerCount(
         diff_id=draft.diff_id,
         size=draft.size,
         far=sum(part.file.size for part in draft.parts if isinstance(part, Known)),
-        patched=sum(part.size for part in patches),
+        patched=sum(patch.size for patch in draft.patches),
         packed=draft.literal_size,
-        patches=sum(frame.length for part in patches for frame in part.frames),
+        patches=sum(patch.travels for patch in draft.patches),
     )
