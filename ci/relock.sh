@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# After a change of what lies in every image (envbuild/image/inside, a label): lock, build and render every recipe again.
+# Versions stay. Only layers that changed are made, so with a warm store this takes seconds.
+#   ci/relock.sh [REF]…
+set -euo pipefail
+cd "$(dirname "$0")/.."
+envbuild=${ENVBUILD:-.venv/bin/envbuild}
+refs=("$@")
+if [ ${#refs[@]} -eq 0 ]; then
+    mapfile -t refs < <("$envbuild" list --json | python3 -c 'import json, sys; print(*(row["ref"] for row in json.load(sys.stdin)), sep="\n")')
+fi
+for ref in "${refs[@]}"; do
+    "$envbuild" lock "$ref" --quiet > /dev/null
+    "$envbuild" image "$ref" --no-load --quiet
+done
+"$envbuild" render --quiet
