@@ -42,6 +42,12 @@ class Cli:
         return [sys.executable, "-m", "envbuild", *arguments]
 
     def __call__(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
+        done = self.quoting(*arguments, env=env)
+        assert "Traceback" not in done.out + done.err, done
+        return done
+
+    def quoting(self, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
+        """As a call, where the output may quote a traceback of a program in a container."""
         run = subprocess.run(
             self.argv(*arguments),
             env={**self.env, **(env or {})},
@@ -52,9 +58,7 @@ class Cli:
             check=False,
             timeout=600,
         )
-        done = Done(run.returncode, run.stdout, run.stderr)
-        assert "Traceback" not in done.out + done.err, done
-        return done
+        return Done(run.returncode, run.stdout, run.stderr)
 
     def fails(self, code: int, id: str, *arguments: str, env: Mapping[str, str] | None = None) -> Done:
         """Run what must fail: the exit code, one error with this id and a hint on stderr, nothing on stdout."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from clirun import NOWHERE, ROOT, Cli
+from smallimage import SmallWorld
 
 
 @pytest.fixture
@@ -35,3 +38,15 @@ def cli(tmp_path: Path, recipes: Path) -> Cli:
             "UV_HTTP_RETRIES": "0",
         },
     )
+
+
+@pytest.fixture
+def on_small(cli: Cli, small: SmallWorld) -> Iterator[Cli]:
+    """The command line with the small world's store and a copy of its recipe."""
+    recipes = cli.folder / "small"
+    shutil.copytree(small.recipes, recipes)
+    env = {"ENVBUILD_RECIPES": str(recipes), "ENVBUILD_STORE": str(small.store.root)}
+    yield replace(cli, env={**cli.env, **env})
+    for name in list(small.store.layout.tags()):
+        small.store.layout.untag(name)
+    shutil.rmtree(small.store.root / "verdicts", ignore_errors=True)

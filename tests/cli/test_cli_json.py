@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +68,6 @@ def test_every_example_is_json() -> None:
     assert len(examples) >= 4
     for example in examples:
         json.loads(example)
-
-
-@pytest.fixture
-def on_small(cli: Cli, small: SmallWorld) -> Iterator[Cli]:
-    """The command line with the small world's store and a copy of its recipe."""
-    recipes = cli.folder / "small"
-    shutil.copytree(small.recipes, recipes)
-    env = {"ENVBUILD_RECIPES": str(recipes), "ENVBUILD_STORE": str(small.store.root)}
-    yield replace(cli, env={**cli.env, **env})
-    for name in list(small.store.layout.tags()):
-        small.store.layout.untag(name)
-    shutil.rmtree(small.store.root / "verdicts", ignore_errors=True)
 
 
 @pytest.mark.network
