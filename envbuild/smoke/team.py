@@ -62,6 +62,7 @@ class Team:
     _members: list[Member] = field(default_factory=list)
     _environ: Mapping[str, str] = field(default_factory=dict)
     _number: int = 0
+    _killed: bool = False
 
     def __enter__(self) -> Team:
         return self
@@ -89,6 +90,7 @@ class Team:
             return
         self.close()
         self._members = []
+        self._killed = False
         self._number += 1
         self._environ = dict(environ)
         port = str(_free_port())
@@ -153,8 +155,11 @@ class Team:
         """End the ranks, by closing their pipes unless ``kill``. Their logs and how they ended can still be read.
 
         Returns:
-            A rank that did not end well, or ``None``.
+            A rank that did not end well by itself, or ``None``.
         """
+        if self._killed:
+            return None
+        self._killed = kill
         for member in self._members:
             with suppress(OSError):
                 member.jobs.close()
@@ -165,6 +170,8 @@ class Team:
             except subprocess.TimeoutExpired:
                 member.process.kill()
                 member.process.wait()
+        if kill:
+            return None
         return next((rank for rank, m in enumerate(self._members) if m.process.returncode != 0), None)
 
 

@@ -58,9 +58,17 @@ def test_turns_share_the_process_and_its_ranks(group):
     assert not any(os.path.exists(f"/proc/{pid}") for pid in [*numbers[0]["ranks"], numbers[0]["here"]])
 
 
+NO = "if context.rank == 1: raise Failure(expected='four', seen='five', hint='count')"
+
+
+def test_a_rank_that_says_no_in_the_last_check_is_an_answer_too(group):
+    answer = group(three=NO)
+    assert answer.failed("three", "four", "rank 1: five", "count")["cause"] == "answer"
+    answer.passed("two")
+
+
 def test_a_rank_that_says_no_fails_its_check_only_and_the_next_gets_fresh_ranks(group):
-    body = "if context.rank == 1: raise Failure(expected='four', seen='five', hint='count')"
-    answer = group(two=body)
+    answer = group(two=NO)
     found = answer.failed("two", "four", "rank 1: five", "count")
     assert found["cause"] == "answer"
     assert set(answer.passed("one")["ranks"]).isdisjoint(answer.passed("three")["ranks"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import permutations
 from typing import Any
 
-from .. import peers
+from .. import cpu_adam, peers
 from ..context import Context, run_ranks
 from ..model import Failure
 from ..surroundings import Place, gpus_of, joined, surroundings
@@ -17,6 +17,7 @@ CALLS = 8
 
 def run(context: Context) -> dict[str, Any]:
     """Rank 0 copies between all GPUs; the others wait."""
+    cpu_adam.begin(context)
     return answer(context, gpus_of(context))
 
 
