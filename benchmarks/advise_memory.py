@@ -1,6 +1,6 @@
 """How near the memory that `envbuild advise` estimates is to what a training takes.
 
-    PYTHON benchmarks/advise_memory.py [--gpus 2] [--hidden 2048] [--layers 16] [--sequence 2048] [--batch 2]
+    PYTHON benchmarks/advise_memory.py [--gpus 2] [--hidden 2048] [--layers 24] [--sequence 2048] [--batch 2]
                                        [--vocabulary 32000] [--device cuda|cpu] [--only NAME…] [--json FILE]
 
 PYTHON needs torch and deepspeed; envbuild is found beside this file. A transformer is trained for a few steps with
@@ -300,7 +300,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gpu = options.device == "cuda"
-    defaults = {"hidden": 2048, "layers": 16, "sequence": 2048, "vocabulary": 32000} if gpu else {}
+    defaults = {"hidden": 2048, "layers": 24, "sequence": 2048, "vocabulary": 32000} if gpu else {}
     small = {"hidden": 512, "layers": 8, "sequence": 512, "vocabulary": 4096}
     for name, value in (defaults or small).items():
         setattr(options, name, getattr(options, name) or value)

@@ -125,13 +125,16 @@ class Section(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
+        """Note the key with its default."""
         self._note(key, default)
         return super().get(key, default)
 
     def keys(self) -> Any:
+        """Keys that note what is looked for."""
         return Keys(self)
 
     def items(self) -> Any:
+        """The items without the mark."""
         return [(key, value) for key, value in super().items() if key != MARK]
 
     def __copy__(self) -> Section:
@@ -198,27 +201,18 @@ def _covered(name: str, models: dict[str, type[Any]]) -> bool:
     return any(name.startswith(f"{path}.") for path in models)
 
 
+_PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", list: "array"}
+_PLAIN |= {tuple: "array", dict: "object"}
+
+
 def _leaf(default: Any) -> dict[str, Any]:
     """A key that is read by hand: its type is that of its default."""
     if isinstance(default, enum.Enum):
         default = default.value
-    if isinstance(default, bool):
-        return {"types": ["boolean"]}
-    if isinstance(default, int):
-        return {"types": ["integer"]}
-    if isinstance(default, float):
-        return {"types": ["number"]}
-    if isinstance(default, str):
-        return {"types": [], "auto": True} if default == "auto" else {"types": ["string"]}
-    if isinstance(default, (list, tuple)):
-        return {"types": ["array"]}
-    if isinstance(default, dict):
-        return {"types": ["object"]}
-    return {"types": []}
-
-
-_PLAIN = {bool: "boolean", int: "integer", float: "number", str: "string", Path: "string", list: "array"}
-_PLAIN |= {tuple: "array", dict: "object"}
+    if default == "auto":
+        return {"types": [], "auto": True}
+    found = [name for kind, name in _PLAIN.items() if isinstance(default, kind)]
+    return {"types": found[:1]}
 
 
 def _typed(annotation: Any) -> dict[str, Any]:
@@ -233,17 +227,18 @@ def _typed(annotation: Any) -> dict[str, Any]:
         return merged | ({"null": True} if type(None) in arguments else {})
     if origin is typing.Literal:
         return {"types": ["string"], "choices": list(arguments)}
-    if inspect.isclass(origin or annotation):
-        kind = origin or annotation
-        if issubclass(kind, DeepSpeedConfigModel):
-            return {"types": ["object"], "section": _model(kind)}
-        if issubclass(kind, enum.Enum):
-            values = list(dict.fromkeys(item.value for item in kind))
-            whole = all(isinstance(value, int) for value in values)
-            return {"types": ["integer" if whole else "string"], "choices": values}
-        if kind in _PLAIN:
-            return {"types": [_PLAIN[kind]]}
-    return {"types": []}
+    kind = origin or annotation
+    return _of_class(kind) if inspect.isclass(kind) else {"types": []}
+
+
+def _of_class(kind: type[Any]) -> dict[str, Any]:
+    if issubclass(kind, DeepSpeedConfigModel):
+        return {"types": ["object"], "section": _model(kind)}
+    if issubclass(kind, enum.Enum):
+        values = list(dict.fromkeys(item.value for item in kind))
+        whole = all(isinstance(value, int) for value in values)
+        return {"types": ["integer" if whole else "string"], "choices": values}
+    return {"types": [_PLAIN[kind]] if kind in _PLAIN else []}
 
 
 def _model(model: type[Any]) -> dict[str, Any]:
