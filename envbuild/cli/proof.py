@@ -59,8 +59,8 @@ class Proof:
         if self.verdict is not None and self.verdict.result == "failed":
             return f"`envbuild smoke {ref}` shows the failing checks with hints"
         return (
-            f"on a machine with GPUs run `envbuild smoke {ref} --report verdict.json`, then here "
-            f"`envbuild promote {ref} --verdict verdict.json`"
+            f"on a machine with GPUs run `envbuild smoke {ref} --report verdict.json` and "
+            f"`envbuild key show > pub.pem`, then here `envbuild promote {ref} --verdict verdict.json --key pub.pem`"
         )
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from clirun import Cli
+from clirun import ROOT, Cli
 from smallimage import COMMITTED
 from verdictmaker import own_key, signed, verdict_about
 
@@ -57,6 +57,14 @@ def test_an_unsigned_verdict_is_refused(cli: Cli, locked: tuple[Image, Lock], re
     refused(cli, "verdict-not-signed", json.dumps(verdict_about(*locked, V27, recipes)).encode())
     old = '{"kind": "envbuild.verdict", "format": 1, "result": "passed"}'
     refused(cli, "verdict-not-signed", old.encode())
+
+
+@pytest.mark.parametrize("name", ["verdict-oci.json", "verdict-sandbox.json"])
+def test_verdicts_from_before_signatures_are_evidence_and_promote_nothing(cli: Cli, name: str) -> None:
+    file = ROOT / "docs/verdicts/2026-11-20-2xh200" / name
+    assert json.loads(file.read_bytes())["result"] == "passed"
+    refused(cli, "verdict-not-signed", file.read_bytes())
+    cli.fails(6, "verdict-not-signed", "verdict", str(file))
 
 
 def test_a_verdict_about_another_image_is_refused(
