@@ -1,4 +1,4 @@
-"""Tasks. They run in the Python that runs nox: ``.venv/bin/nox`` for lint and tests, ``-s real`` for the real image."""
+"""Tasks. They run in the Python that runs nox: ``.venv/bin/nox`` for lint and tests, ``-s real`` for the real images."""
 
 from __future__ import annotations
 
@@ -31,5 +31,5 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def real(session: nox.Session) -> None:
-    """Build the real pytorch-cuda:v2.7, run it, build it again and compare (about 10 minutes, 25 GB of disk)."""
+    """Build the real images, run them, build v2.7 again and compare (about 20 minutes, 30 GB of disk)."""
     session.run(sys.executable, "-m", "pytest", "-m", "real", "--timeout=3000", *session.posargs)
