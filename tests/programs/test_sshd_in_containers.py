@@ -157,6 +157,27 @@ def test_drop_ins_add_and_do_not_open(image: Image, keys, tmp_path: Path) -> Non
         assert "Permission denied (publickey)" in refused.stderr
 
 
+def test_containers_with_fewer_rights(image: Image, keys) -> None:
+    env = ("-e", f"ENVBUILD_AUTHORIZED_KEYS={keys[0].public}")
+    refused = image.run(["envbuild-sshd"], *env, "--read-only")
+    assert (refused.returncode, "--tmpfs /run" in refused.stderr) == (1, True)
+    options = (
+        *env,
+        "--read-only",
+        "--tmpfs",
+        "/run",
+        "--tmpfs",
+        "/tmp",
+        "--security-opt",
+        "no-new-privileges",
+    )
+    with image.start(["envbuild-sshd"], *PUBLISH, *options) as container:
+        container.wait_for(READY)
+        assert ssh(container, keys[0], "true").returncode == 0
+        assert ssh(container, keys[0], "true", user="envbuild").returncode == 255
+        assert "envbuild cannot log in: the account is locked" in container.logs()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -167,7 +167,9 @@ def _unlock() -> None:
         return
     for user in locked:
         if user in users:
-            subprocess.run(["/usr/sbin/usermod", "-p", "*", user], capture_output=True, check=False)
+            done = subprocess.run(["/usr/sbin/usermod", "-p", "*", user], capture_output=True, check=False)
+            if done.returncode != 0:
+                _say(f"{user} cannot log in: the account is locked, and /etc/shadow cannot be written")
 
 
 def _tell(chosen: Settings, made: Sequence[Path], lines: Sequence[str]) -> None:
