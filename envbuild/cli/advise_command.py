@@ -118,7 +118,11 @@ def command(
     )
     wish = Wish(micro_batch=batch, global_batch=global_batch, checkpointing=checkpointing)
     choice = choose(job, wish)
-    context.terminal.progress.note(reports.text(choice, wish))
+    if (
+        not context.settings.quiet
+    ):  # soft_wrap: a table that rich breaks at the terminal's width cannot be read
+        text = reports.text(choice, wish)
+        context.terminal.console.print(text, highlight=False, markup=False, soft_wrap=True)
     context.terminal.data(reports.to_dict(choice, wish), json.dumps(configuration(choice), indent=2))
     return int(Exit.DONE)
 
