@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from uv import find_uv_bin
-
 from envbuild.errors import EnvbuildError, Exit
 
 PLATFORM = "x86_64-manylinux_2_36"
@@ -158,12 +156,14 @@ def _arguments(question: Question) -> list[str]:
 def _run(arguments: list[str], environ: Mapping[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run ``uv pip compile`` in a folder of its own: no project's configuration takes part, the user's does."""
     try:
+        from uv import find_uv_bin  # only locking needs it: a far machine may run images without uv
+
         program = find_uv_bin()
         return subprocess.run(
             [program, "pip", "compile", *arguments],
             cwd=folder, env=dict(environ), capture_output=True, text=True, encoding="utf-8", check=False,
         )  # fmt: skip
-    except (OSError, FileNotFoundError) as error:
+    except (OSError, ImportError) as error:
         raise EnvbuildError(
             "no-uv",
             f"uv cannot be started: {error}",
