@@ -68,6 +68,7 @@ class LiveSuite:
         task = self._running.pop(check, None)
         if task is not None:
             self._bars.remove_task(task)
+            self._bars.refresh()  # or the line would be drawn once more below what is printed now
         took = f" [dim]{seconds} s[/]" if seconds else ""
         reason = f" [dim]{escape(why)}[/]" if why else ""
         told = "" if how == "passed" else f" {how}"

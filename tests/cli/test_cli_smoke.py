@@ -230,6 +230,11 @@ def test_a_terminal_shows_what_runs_and_keeps_what_ended() -> None:
     assert re.search(r"loaded the CUDA libraries are the pinned ones +0:00:0\d", text)
 
 
+def test_a_check_that_ended_is_not_drawn_as_running_below_its_end() -> None:
+    text = shown(["[1/1] versions: every package", "    versions: passed in 2.8 s"])
+    assert "versions every package" not in text.partition("✓ versions")[2]
+
+
 def test_the_live_view_reads_what_the_suite_says(tmp_path: Path) -> None:
     """The lines are those of the suite itself: every check that ends is marked once."""
     from envbuild.smoke.model import CheckResult
