@@ -24,6 +24,13 @@ def test_pins_of_the_lock_become_expectations(recipe, lock):
     assert found.packages["torch"] == "2.7.1"
     assert found.packages["deepspeed"] == "0.19.8"
     assert {wheel.name for wheel in lock.python} <= set(found.packages)
+    assert found.declared == {
+        "torch": "2.7.1",
+        "deepspeed": "0.19.8",
+        "libcudart": "12.6",
+        "libcudnn": "9.5.1.17",
+        "libnccl": "2.26.2",
+    }
     assert found.imports == ("torch", "torchvision", "triton", "deepspeed")
     assert found.operator is not None
     assert found.operator.file == "deepspeed/ops/adam/fused_adam_op.cpython-311-x86_64-linux-gnu.so"

@@ -109,8 +109,11 @@ def test_a_gpu_without_code_for_it_fails(machine):
 
 
 def test_a_gpu_that_is_reached_by_ptx_says_so(machine):
-    numbers = machine(capability=(12, 0)).ask("cuda-available").passed("cuda-available")
-    assert numbers["gpus"][0]["torch"] == "PTX"
+    answer = machine(capability=(12, 0)).ask("cuda-available")
+    assert answer.passed("cuda-available")["gpus"][0]["torch"] == "PTX"
+    first, second = answer.check("cuda-available")["warnings"]
+    assert "GPU 0 (Test GPU) runs torch's code through PTX" in first
+    assert "GPU 1" in second
 
 
 def test_a_gpu_that_computes_wrongly_fails(machine):
