@@ -122,11 +122,18 @@ def contradiction(
     wanted = sorted(check.id for check in applicable(expectations))
     seen = sorted(check.id for check in checks if check.status == "passed")
     if seen != wanted:
-        missing = [name for name in wanted if name not in seen]
-        return f"these checks have no pass: {', '.join(missing)}" if missing else "it has checks twice"
+        return _difference(seen, wanted)
     if gpus < expectations.gpus_wanted:
         return f"it saw {gpus} GPUs where {expectations.gpus_wanted} are wanted"
     return None
+
+
+def _difference(seen: list[str], wanted: list[str]) -> str:
+    missing = [name for name in wanted if name not in seen]
+    further = [name for name in seen if name not in wanted]
+    if missing:
+        return f"these checks have no pass: {', '.join(missing)}"
+    return f"nobody asked for {', '.join(further)}" if further else "it has checks twice"
 
 
 def refuse(id: str, message: str, where: str) -> NoReturn:

@@ -89,10 +89,23 @@ def test_expectations_that_were_loosened_are_refused(decide, report):
     refused(decide, "verdict-of-other-expectations", "operator")
 
 
-def test_a_pass_that_asked_for_fewer_gpus_is_refused(decide, report):
+@pytest.fixture
+def alone(report):
+    """The report of a pass that asked for one GPU: the checks between GPUs are not called for."""
+    between = {check.id for check in CHECKS if check.needs == "gpus"}
     report["expectations"]["gpus"]["wanted"] = 1
-    report["gpus"].pop()
+    report["checks"] = [check for check in report["checks"] if check["id"] not in between]
+    return report
+
+
+def test_a_pass_that_asked_for_fewer_gpus_is_refused(decide, alone):
+    alone["gpus"].pop()
     refused(decide, "too-few-gpus", "saw 1 GPUs", "wants 2")
+
+
+def test_a_pass_without_the_checks_between_gpus_is_refused(decide, alone):
+    """Two GPUs were there, but what goes between them was not asked."""
+    refused(decide, "verdict-lacks-checks", "nccl", "peer-copy", "ddp")
 
 
 def test_the_same_image_differs_in_nothing(report, subject, verdict_of):

@@ -84,6 +84,7 @@ def test_a_report_about_other_expectations_is_refused(report, subject, expected)
         (lambda r: r["checks"][0].update(status="not-run"), "these checks have no pass: versions"),
         (lambda r: r["checks"].pop(), f"these checks have no pass: {CHECKS[-1].id}"),
         (lambda r: r["checks"].append(dict(r["checks"][0])), "checks twice"),
+        (lambda r: r["checks"].append({**r["checks"][0], "id": "mine"}), "nobody asked for mine"),
         (lambda r: r["gpus"].pop(), "it saw 1 GPUs where 2 are wanted"),
         (lambda r: r.update(result="failed"), "no check failed"),
     ],
