@@ -8,6 +8,7 @@ from typing import Literal, cast
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.programs import image_facts, ports, programs
+from envbuild.layers.base import REVISION
 from envbuild.layers.files import FileEntry, folder, venv_entries
 from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.groups import code_group_of, group_of
@@ -82,7 +83,9 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
             exit=Exit.VERIFY,
         )
     wheels = lock.python if operator is None else (*lock.python, operator)
-    debian = LayerPlan(name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian))
+    debian = LayerPlan(
+        name="base", kind="base", artifacts=lock.debian, key=_key("base", lock.debian, str(REVISION))
+    )
     layers = [debian] if base is None else []
     layers += [_of_files("files", skeleton(lock))]
     interpreter = interpreter_key(lock) if base is None else base.digest

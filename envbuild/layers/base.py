@@ -26,7 +26,7 @@ from envbuild.sandbox.unpack import unpack_layers
 from envbuild.store import Store
 
 NAME = "base"
-REVISION = 1
+REVISION = 2
 """Part of the cache key: a change that changes bytes, here or in ``base_tree``, ``base_pack`` or ``packed``, needs a
 new one."""
 

@@ -64,6 +64,8 @@ _REMOVED = (
     "var/lib/urandom/random-seed",
 )
 _REMOVED_PATTERNS = ("etc/ssh/ssh_host_*", "**/__pycache__/*.pyc", "**/__pycache__/*.pyo")
+_PLAIN_MODE = ("usr/bin/netkit-rcp", "usr/bin/netkit-rlogin", "usr/bin/netkit-rsh")
+"""pdsh brings rsh's clients, set-uid root for a protocol without encryption; nothing here needs them so."""
 
 
 def prepare(arguments: Mapping[str, object], advance: Callable[[int], None]) -> None:
@@ -122,6 +124,9 @@ def normalise(arguments: Mapping[str, object], _advance: Callable[[int], None]) 
     for pattern in (*_REMOVED, *_REMOVED_PATTERNS):
         for entry in sorted(root.glob(pattern)):
             _remove(entry)
+    for relative in _PLAIN_MODE:
+        if (root / relative).is_file():
+            (root / relative).chmod(0o755)
     for log in sorted((root / "var/log").rglob("*")):
         if not log.is_dir():
             log.unlink()
@@ -161,11 +166,14 @@ def _remove(path: Path) -> None:
 
 
 def _add_user(root: Path) -> None:
-    """The user besides root, written as useradd would: in the four files, with a home made from /etc/skel."""
+    """The user besides root, in the four files, with a home made from /etc/skel.
+
+    No password fits (``*``); the account is not locked (``!``), because sshd lets no key into a locked one.
+    """
     lines = {
         "passwd": f"{_USER}:x:{_ID}:{_ID}::/{_HOME}:/bin/bash",
         "group": f"{_USER}:x:{_ID}:",
-        "shadow": f"{_USER}:!:{MTIME // _DAY}:0:99999:7:::",
+        "shadow": f"{_USER}:*:{MTIME // _DAY}:0:99999:7:::",
         "gshadow": f"{_USER}:!::",
     }
     for name, line in lines.items():

@@ -82,6 +82,15 @@ def test_what_differs_between_builds_is_removed(tmp_path):
     assert {path.lstat().st_mtime for path in [tmp_path, *tmp_path.rglob("*")]} == {MTIME}
 
 
+def test_the_clients_of_rsh_are_not_set_uid_and_other_programs_stay_so(tmp_path):
+    tree(tmp_path)
+    write(tmp_path / "usr/bin/netkit-rsh", "x", 0o4755)
+    write(tmp_path / "usr/bin/su", "x", 0o4755)
+    normalise({"root": str(tmp_path)}, nothing)
+    assert (tmp_path / "usr/bin/netkit-rsh").stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "usr/bin/su").stat().st_mode & 0o7777 == 0o4755
+
+
 def test_the_user_and_the_files_that_engines_replace(tmp_path):
     tree(tmp_path)
     normalise({"root": str(tmp_path)}, nothing)
@@ -89,7 +98,7 @@ def test_the_user_and_the_files_that_engines_replace(tmp_path):
         -1
     ] == "envbuild:x:1000:1000::/home/envbuild:/bin/bash"
     assert (tmp_path / "etc/shadow").read_text() == (
-        "root:*:18262:0:99999:7:::\ndaemon:*:18262:0:99999:7:::\nenvbuild:!:18262:0:99999:7:::\n"
+        "root:*:18262:0:99999:7:::\ndaemon:*:18262:0:99999:7:::\nenvbuild:*:18262:0:99999:7:::\n"
     )
     assert (tmp_path / "etc/shadow").stat().st_mode & 0o777 == 0o640
     bashrc = (tmp_path / "home/envbuild/.bashrc").stat()
