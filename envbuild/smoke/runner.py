@@ -56,9 +56,7 @@ def run_suite(
     def put(check: Check, waiting: Sequence[Check]) -> Asked:
         timeout = min(check.timeout, limit) if limit else check.timeout
         coming = [other.id for other in waiting if check.group and other.group == check.group]
-        return ask(
-            check, expectations, gpus=count, nodes=nodes, timeout=timeout, hosts=hosts, coming=coming
-        )
+        return ask(check, expectations, gpus=count, nodes=nodes, timeout=timeout, hosts=hosts, coming=coming)
 
     try:
         answers = _run(pending, put, say=say, jobs=jobs or jobs_for(len(os.sched_getaffinity(0))))
