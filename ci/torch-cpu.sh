@@ -9,7 +9,7 @@ folder=$1
 python=$folder/bin/python
 if ! "$python" -c 'import torch, deepspeed' 2>/dev/null; then
     python3 -m venv "$folder" >&2
-    "$folder/bin/pip" install -q setuptools wheel ninja numpy torch==2.13.0 >&2
+    "$folder/bin/pip" install -q setuptools wheel ninja numpy huggingface_hub torch==2.13.0 >&2
     DS_BUILD_OPS=0 "$folder/bin/pip" install -q --no-build-isolation deepspeed==0.19.8 >&2
 fi
 printf '%s\n' "$(cd "$folder" && pwd)/bin/python"
