@@ -113,6 +113,7 @@ def train(args: argparse.Namespace) -> None:
         )
         if args.checkpoint:
             torch.save(model.module.state_dict(), args.checkpoint)
+    del model  # before the group it talks through: with gloo (torch 2.7) the other order can wait for ever
     dist.destroy_process_group()
     if not same:
         sys.exit(1)
