@@ -74,7 +74,7 @@ prove() {
   mkdir -p "$out"
   say "the machine"
   nvidia-smi --query-gpu=name,driver_version,memory.total,ecc.errors.uncorrected.volatile.total --format=csv |
-    tee "$out/nvidia-smi.txt"
+    tee "$out/nvidia-smi.txt" || true
   env | grep -E '^(NCCL|TORCH_NCCL|TORCH_SYMM_MEM|NVSHMEM)_' | sort | tee "$out/environment.txt" || true
   say "the suite in a container of $ref, engine $engine, $gpus GPUs"
   local status=0
