@@ -52,7 +52,7 @@ MAX_WINDOW = 29
 _READ = 1 << 20
 _SMALLEST_REFERENCE = 256  # bytes: below, a name and a hash cost as much as the content
 _SMALLEST_PATCH = 64 << 10
-_ALIKE = 0.05  # share of common anchors from which a patch is tried
+_ALIKE = 0.02  # share of common anchors from which a patch is tried
 _LONG_RANGE = 32 << 20
 
 

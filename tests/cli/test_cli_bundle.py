@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from clirun import Cli
 from smallimage import REF, SmallWorld
+from test_cli_json import documented, keys_of
 from verdictmaker import own_key, signed, verdict_about
 
 from envbuild.lock import read_lock
@@ -50,6 +51,7 @@ def test_from_here_to_there_to_the_tag(
     )
     assert done.code == 0, done
     value = done.value
+    assert keys_of(value) == documented("envbuild bundle")
     assert value["digest"] == small.built.image.digest
     assert [layer["diff_id"] for layer in value["layers"]] == [x.diff_id for x in small.built.image.layers]
     assert all(
@@ -65,6 +67,7 @@ def test_from_here_to_there_to_the_tag(
     there.fails(5, "bundle-incomplete", "unbundle", "b", "--have", str(far_site))
     first = there("unbundle", "b", "--have", str(far_site), "--partial", "--json")
     assert (first.code, first.value["complete"], first.value["missing"]) == (0, False, [pieces[-1]])
+    assert keys_of(first.value) == documented("envbuild unbundle")
     (tmp_path / "late").rename(last)
     try:
         second = there("unbundle", "b", "--have", str(far_site))
@@ -121,6 +124,7 @@ def test_inventory(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "site").mkdir()
     (tmp_path / "site/a.py").write_text("A = 1\n")
     done = cli("inventory", "site", "--output", "far.json.gz", "--json")
+    assert keys_of(done.value) == documented("envbuild inventory")
     assert done.value == {"files": 1, "output": "far.json.gz"}
     cli.fails(2, "no-such-folder", "inventory", "nowhere", "--output", "far.json.gz")
     cli.fails(2, "cannot-write", "inventory", "site", "--output", "nowhere/far.json.gz")
