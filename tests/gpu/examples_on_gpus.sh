@@ -48,7 +48,6 @@ fi
 reason() {
     case "$1" in
     *auto.json*) echo "not supported between instances of 'str' and 'int'" ;;
-    *zero_to_fp32*) echo "No module named 'huggingface_hub'" ;;
     *distributed.launch*) echo "unrecognized arguments: --local-rank" ;;
     *) echo "command not found" ;;
     esac
