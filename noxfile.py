@@ -1,4 +1,4 @@
-"""Tasks. They run in the Python that runs nox: ``.venv/bin/nox`` for lint and tests, ``-s real`` for the real images."""
+"""Tasks. They run in the Python that runs nox: ``.venv/bin/nox`` lints and tests, ``-s real`` takes the real images."""
 
 from __future__ import annotations
 
