@@ -1,0 +1,43 @@
+"""The verdict kept under docs/verdicts: signed by the key beside it, and enough for the tag of the image that is locked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from envbuild.errors import EnvbuildError
+from envbuild.gate import expect, promote, read_verdict, subject_of
+from envbuild.gate.keys import public_keys
+from envbuild.image.locked import image_of
+from envbuild.lock import read_lock
+from envbuild.recipe import load_recipe, parse_ref
+
+ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "docs/verdicts/2026-11-20-2xh200-v2.11"
+
+
+def keys():
+    return public_keys((RECORD / "key.pem").read_bytes(), where="key.pem")
+
+
+@pytest.mark.parametrize("engine", ["oci", "sandbox"])
+def test_the_record_gives_the_locked_image_its_tag(engine):
+    recipe = load_recipe(parse_ref("pytorch-cuda:v2.11"), [ROOT / "recipes"])
+    lock = read_lock(recipe.lock_path)
+    image = image_of(lock)
+    verdict = read_verdict(RECORD / f"verdict-{engine}.json", trusted=keys())
+    assert len(verdict.gpus) == 2
+    tag = promote(verdict, subject_of(str(recipe.ref), image), expected=expect(recipe, lock))
+    assert tag == "pytorch-cuda:v2.11"
+    assert image.digest in (RECORD / "README.md").read_text()
+
+
+def test_the_record_edited_by_hand_is_refused(tmp_path):
+    edited = tmp_path / "verdict.json"
+    text = (RECORD / "verdict-oci.json").read_text()
+    at = text.index('"payload"') + 400
+    edited.write_text(text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :])
+    with pytest.raises(EnvbuildError) as refusal:
+        read_verdict(edited, trusted=keys())
+    assert refusal.value.exit == 6
