@@ -16,7 +16,6 @@ bytes that torch's profiler saw: the same tensors, another allocator.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import socket
@@ -182,10 +181,6 @@ def measure(name: str, options: argparse.Namespace, rank: int) -> dict[str, Any]
     strategy, recompute = CASES[name]
     job = _job(options)
     device = f"cuda:{rank}" if options.device == "cuda" else "cpu"
-    gc.collect()
-    if options.device == "cuda":
-        torch.cuda.empty_cache()
-    left = torch.cuda.memory_allocated() if options.device == "cuda" else 0
     started = time.monotonic()
     torch.manual_seed(0)
     config = _config(job, strategy, recompute, options.batch)
@@ -203,7 +198,7 @@ def measure(name: str, options: argparse.Namespace, rank: int) -> dict[str, Any]
             with watch.moment("step") if last else nullcontext():
                 engine.step()
     peaks = watch.end()
-    found = {"name": name, **peaks, "left": left, "seconds": time.monotonic() - started}
+    found = {"name": name, **peaks, "seconds": time.monotonic() - started}
     found["parameters"] = job.model.parameters
     if options.device == "cuda":
         free, total = torch.cuda.mem_get_info()
@@ -214,8 +209,8 @@ def measure(name: str, options: argparse.Namespace, rank: int) -> dict[str, Any]
     return found
 
 
-def work(rank: int, options: argparse.Namespace, port: int, folder: str) -> None:
-    """One process: every case in turn; rank 0 writes what was found."""
+def work(rank: int, name: str, options: argparse.Namespace, port: int, result: str) -> None:
+    """One process of one case: what an earlier case left in memory would be counted; rank 0 writes what was found."""
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -230,21 +225,31 @@ def work(rank: int, options: argparse.Namespace, port: int, folder: str) -> None
     else:
         torch.set_num_threads(1)
     deepspeed.init_distributed("nccl" if options.device == "cuda" else "gloo", verbose=False)
-    rows = []
-    for name in options.only:
-        try:
-            found = measure(name, options, rank)
-        except Exception as error:  # one case that does not run is told; the others are still measured
-            traceback.print_exc()
-            found = {"name": name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
-        everyone: list[Any] = [None] * options.gpus
-        dist.all_gather_object(everyone, found)
-        rows.append(_largest(everyone))
-        if rank == 0:
-            print(f"{name}: {rows[-1].get('seconds', 0):.1f} s", file=sys.stderr, flush=True)
+    try:
+        found = measure(name, options, rank)
+    except Exception as error:  # one case that does not run is told; the others are still measured
+        traceback.print_exc()
+        found = {"name": name, "error": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
+    everyone: list[Any] = [None] * options.gpus
+    dist.all_gather_object(everyone, found)
     if rank == 0:
-        Path(folder).write_text(json.dumps(rows))
+        Path(result).write_text(json.dumps(_largest(everyone)))
     dist.destroy_process_group()
+
+
+def run(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One case, in processes of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    result = Path(os.environ.get("TMPDIR", "/tmp")) / f"advise-memory-{os.getpid()}.json"
+    try:
+        torch.multiprocessing.spawn(work, (name, options, port, str(result)), nprocs=options.gpus)
+        row: dict[str, Any] = json.loads(result.read_text())
+    finally:
+        result.unlink(missing_ok=True)
+    print(f"{name}: {row.get('seconds', 0):.1f} s", file=sys.stderr, flush=True)
+    return row
 
 
 def _largest(everyone: list[dict[str, Any]]) -> dict[str, Any]:
@@ -264,9 +269,7 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
         + f", torch {torch.__version__}"
     )
     unit, word = (GB, "GB") if options.device == "cuda" else (1e6, "MB")
-    print(
-        f"{'':18}{'backward, ' + word:>26}{'step, ' + word:>26}{'peak':>8}{'outside':>10}{'unused':>9}{'left':>7}"
-    )
+    print(f"{'':18}{'backward, ' + word:>26}{'step, ' + word:>26}{'peak':>8}{'outside':>10}{'unused':>9}")
     print(f"{'':18}" + f"{'estimate':>10}{'seen':>8}{'ratio':>8}" * 2 + f"{'ratio':>8}")
     for row in rows:
         if "error" in row:
@@ -280,12 +283,12 @@ def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
             line += f"{total / unit:10.2f}{row[moment] / unit:8.2f}{total / row[moment]:8.2f}"
         line += f"{found.allocated / max(row['backward'], row['step']):8.2f}"
         if options.device == "cuda":
-            line += f"{row['outside'] / unit:10.2f}{row['unused'] / unit:9.2f}{row['left'] / unit:7.2f}"
+            line += f"{row['outside'] / unit:10.2f}{row['unused'] / unit:9.2f}"
         print(line)
 
 
 def main() -> None:
-    """Measure every case in processes that live as long as the run, and print the table."""
+    """Measure every case and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu"
@@ -307,15 +310,7 @@ def main() -> None:
     options.only = options.only or [
         n for n, (strategy, _) in CASES.items() if gpu or not strategy.offload_optimizer
     ]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = Path(os.environ.get("TMPDIR", "/tmp")) / f"advise-memory-{os.getpid()}.json"
-    try:
-        torch.multiprocessing.spawn(work, (options, port, str(results)), nprocs=options.gpus)
-        rows = json.loads(results.read_text())
-    finally:
-        results.unlink(missing_ok=True)
+    rows = [run(name, options) for name in options.only]
     show(rows, options)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

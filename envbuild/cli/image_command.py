@@ -18,7 +18,6 @@ from envbuild.image.assemble import Built
 from envbuild.image.verify import Verification, verify
 from envbuild.recipe.model import Recipe
 
-
 _DEVEL = "-devel"
 
 

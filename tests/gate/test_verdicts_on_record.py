@@ -1,4 +1,4 @@
-"""The verdict kept under docs/verdicts: signed by the key beside it, and enough for the tag of the image that is locked."""
+"""The verdict kept under docs/verdicts: signed by the key beside it, enough for the tag of the locked image."""
 
 from __future__ import annotations
 
