@@ -140,7 +140,11 @@ def estimate(job: Job, strategy: Strategy, *, micro_batch: int, checkpointing: b
         *_buffers(job, strategy),
         *_activations(job, micro_batch, checkpointing),
         Part(
-            id="context", backward=CONTEXT, step=CONTEXT, formula="2 GB", source="1.9 GB were seen on two H200s"
+            id="context",
+            backward=CONTEXT,
+            step=CONTEXT,
+            formula="2 GB",
+            source="1.9 GB were seen on two H200s",
         ),
         Part(
             id="fragmentation",
