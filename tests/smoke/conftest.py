@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from suiteseed import EMPTY
 
 from envbuild.smoke.fingerprint import HERE
 
@@ -108,22 +109,6 @@ class Answer:
         return found
 
 
-EMPTY: dict[str, Any] = {
-    "format": 2,
-    "ref": "pytorch-cuda:test",
-    "complete": True,
-    "declared": {},
-    "packages": {},
-    "hashed": [],
-    "imports": [],
-    "cuda": None,
-    "libraries": [],
-    "operator": None,
-    "driver_floor": None,
-    "gpus": {"wanted": 2, "given": None},
-}
-
-
 @pytest.fixture
 def suite(tmp_path: Path) -> Path:
     """The folder whose PYTHONPATH entry brings ``smoke`` and nothing else."""
@@ -195,14 +180,6 @@ def torch_place(tmp_path: Path, suite: Path, torch_interpreter: Path) -> Place:
     """A Python with a real torch (a CPU build is enough)."""
     expect = json.loads(json.dumps(EMPTY)) | {"complete": False}
     return Place(root=tmp_path, site=tmp_path, python=torch_interpreter, suite=suite, expect=expect)
-
-
-def seed(place: Place, code: str) -> None:
-    """Put a defect into every Python that the suite starts."""
-    folder = place.root / "defect"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(code)
-    place.environ["PYTHONPATH"] = f"{folder}:{place.environ.get('PYTHONPATH', place.suite)}"
 
 
 @pytest.fixture

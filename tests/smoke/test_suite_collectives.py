@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import EMPTY
 from gloo_ranks import ask
 from hypothesis import given
 from hypothesis import strategies as st
+from suiteseed import EMPTY
 
 from envbuild.smoke import collective, curve, links
 from envbuild.smoke.checks.nccl import judge_floor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import seed
+from suiteseed import seed
 
 from envbuild.smoke.gpus import present
 

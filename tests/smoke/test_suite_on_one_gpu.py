@@ -7,7 +7,7 @@ import os
 import shutil
 
 import pytest
-from conftest import seed
+from suiteseed import seed
 
 from envbuild.smoke.gpus import present
 

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import EMPTY
 from gloo_ranks import ask
+from suiteseed import EMPTY
 
 from envbuild.smoke.checks.zero3_fused_adam import KERNEL
 from envbuild.smoke.surroundings import barred, built
