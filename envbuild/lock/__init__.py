@@ -1,6 +1,8 @@
 """Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""
 
 from envbuild.lock.compare import check, follows
+from envbuild.lock.conda.file import conda_lock_bytes, parse_conda_lock, read_conda_lock
+from envbuild.lock.conda.model import CondaChannel, CondaLock, CondaPackage
 from envbuild.lock.file import lock_bytes, parse_lock, read_lock
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact, ImageLock, Lock, NativeLock
@@ -10,14 +12,20 @@ from envbuild.lock.sources import sources_for
 
 __all__ = [
     "Artifact",
+    "CondaChannel",
+    "CondaLock",
+    "CondaPackage",
     "ImageLock",
     "Indexes",
     "Lock",
     "NativeLock",
     "check",
+    "conda_lock_bytes",
     "follows",
     "lock_bytes",
+    "parse_conda_lock",
     "parse_lock",
+    "read_conda_lock",
     "read_lock",
     "requirements_txt",
     "resolve",

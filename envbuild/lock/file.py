@@ -9,10 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import FORMAT, Artifact, Lock
+from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
 from envbuild.oci.digest import is_digest
 from envbuild.oci.layer import Layer
 
@@ -29,7 +27,7 @@ _FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~
 
 def lock_bytes(lock: Lock) -> bytes:
     """The file's content: UTF-8 JSON, keys in the model's order, one artifact or layer a line."""
-    return ("\n".join(_object(_plain(lock), "")) + "\n").encode()
+    return lock_text(_plain(lock))
 
 
 def read_lock(path: Path) -> Lock:
@@ -39,42 +37,15 @@ def read_lock(path: Path) -> Lock:
         EnvbuildError: exit 3, with the JSON path: the file is not there, is cut off, was made by a newer envbuild,
             or holds something that cannot be (a hash of the wrong form, a file twice).
     """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        raise _error("no-lock", "there is no lock", path) from None
-    except OSError as error:
-        raise _error(
-            "lock-unreadable", f"the lock cannot be read: {error.strerror}", path, hint="Check its mode."
-        ) from None
-    return parse_lock(data, path)
+    return parse_lock(read_bytes(path), path)
 
 
 def parse_lock(data: bytes, path: Path) -> Lock:
     """The lock in ``data``; ``path`` is for messages. Errors as for :func:`read_lock`."""
-    try:
-        document = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
-        cut = "is cut off" if "truncated" in str(error) else f"is not JSON: {error}"
-        raise _error("lock-broken", f"the lock {cut}", path) from None
-    if not isinstance(document, dict):
-        raise _error("lock-broken", "the lock is not a JSON object", path)
-    number = document.get("format")
-    if isinstance(number, int) and number > FORMAT:
-        raise _error(
-            "lock-too-new", f"the lock has format {number}, this envbuild knows up to {FORMAT}", path,
-            hint="Update envbuild: `pip install --upgrade envbuild`.",
-        )  # fmt: skip
-    if number != FORMAT:
-        raise _error("lock-wrong", f"$.format is {json.dumps(number)}, but must be {FORMAT}", path)
-    try:
-        lock = msgspec.convert(document, Lock)
-    except msgspec.ValidationError as error:
-        message, _, where = str(error).partition(" - at `")
-        raise _error("lock-wrong", f"{where.rstrip('`') or '$'}: {message}", path) from None
-    problem = _unknown(document, _plain(lock), "$") or _problem(lock)
+    document, lock = decode(data, path, Lock, FORMAT)
+    problem = unknown(document, _plain(lock), "$") or _problem(lock)
     if problem:
-        raise _error("lock-wrong", problem, path)
+        raise lock_error("lock-wrong", problem, path)
     return lock
 
 
@@ -94,54 +65,6 @@ def _plain(lock: Lock) -> dict[str, Any]:
     return value
 
 
-def _object(value: dict[str, Any], indent: str) -> Iterator[str]:
-    """The lines of an object whose short members stand on one line each."""
-    yield "{"
-    inner = indent + "  "
-    last = len(value) - 1
-    for position, (key, member) in enumerate(value.items()):
-        lines = list(_member(member, inner))
-        lines[0] = f"{inner}{json.dumps(key)}: {lines[0]}"
-        lines[-1] += "," if position != last else ""
-        yield from lines
-    yield indent + "}"
-
-
-def _member(value: object, indent: str) -> Iterator[str]:
-    if isinstance(value, dict) and any(isinstance(item, dict | list | tuple) for item in value.values()):
-        yield from _object(value, indent)
-    elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        yield "["
-        for position, item in enumerate(value):
-            yield f"{indent}  {_line(item)}{',' if position != len(value) - 1 else ''}"
-        yield indent + "]"
-    else:
-        yield _line(value)
-
-
-def _line(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _unknown(seen: object, known: object, where: str) -> str | None:
-    """The path of the first member that the model does not have."""
-    if isinstance(seen, dict) and isinstance(known, dict):
-        for key, value in seen.items():
-            if key not in known:
-                if key == "uploaded" and value is None:
-                    continue
-                return f"{where}.{key} is not a member of a lock"
-            problem = _unknown(value, known[key], f"{where}.{key}")
-            if problem:
-                return problem
-    if isinstance(seen, list) and isinstance(known, list | tuple):
-        for position, (left, right) in enumerate(zip(seen, known, strict=True)):
-            problem = _unknown(left, right, f"{where}[{position}]")
-            if problem:
-                return problem
-    return None
-
-
 def _problem(lock: Lock) -> str | None:
     """The first thing in a well-typed lock that cannot be."""
     return next(_problems(lock), None)
@@ -154,7 +77,7 @@ def _problems(lock: Lock) -> Iterator[str]:
         yield f"$.created is {json.dumps(lock.created)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     seen: dict[tuple[str, str], str] = {}
     for where, artifact in _artifacts(lock):
-        for problem in _artifact_problems(artifact):
+        for problem in artifact_problems(artifact):
             yield f"{where}.{problem}"
         key = (where.partition("[")[0], artifact.name)
         if key in seen:
@@ -188,7 +111,8 @@ def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:
             yield f"{name}[{position}]", artifact
 
 
-def _artifact_problems(artifact: Artifact) -> Iterator[str]:
+def artifact_problems(artifact: Artifact) -> Iterator[str]:
+    """What cannot be in an artifact: ``member is …``, one for each."""
     if not _SHA256.fullmatch(artifact.sha256):
         yield f"sha256 is {json.dumps(artifact.sha256)}, but must be 64 lower-case hex digits"
     if artifact.size <= 0:
@@ -203,11 +127,3 @@ def _artifact_problems(artifact: Artifact) -> Iterator[str]:
         yield f"index is {json.dumps(artifact.index)}, which no {artifact.kind} comes from"
     if artifact.uploaded is not None and not _TIME.fullmatch(artifact.uploaded):
         yield f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
-
-
-def _error(id: str, message: str, path: Path, *, hint: str | None = None) -> EnvbuildError:
-    ref = f"{path.parent.parent.name}:{path.parent.name}"
-    if id == "no-lock":
-        hint = f"Write it with `envbuild lock {ref}`."
-    again = f"Take the committed one from version control, or delete it and run `envbuild lock {ref}`."
-    return EnvbuildError(id, message, hint=hint or again, exit=Exit.INPUT, where=str(path))

@@ -10,8 +10,10 @@ from packaging.version import Version
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.recipe import values
+from envbuild.recipe.conda import conda_pins, makes
 from envbuild.recipe.document import FILE, read_document
 from envbuild.recipe.model import (
+    IMAGE,
     CudaPins,
     DebianPins,
     DeepSpeedPins,
@@ -95,8 +97,10 @@ def read_recipe(path: Path, ref: Ref, folders: Sequence[Path]) -> Recipe:
     root = Table(path=path, name="", values=document.values, places=places)
     root.known += ["parts", "extends"]
     description = values.description(root)
+    made = makes(root)
     python, torch, cuda = (root.table(key, required=True) for key in ("python", "torch", "cuda"))
-    deepspeed, debian, gate = (root.table(key, required=False) for key in ("deepspeed", "debian", "gate"))
+    deepspeed = root.table("deepspeed", required=False)
+    debian, conda, gate = (root.part(key) for key in ("debian", "conda", "gate"))
     root.finish()
     assert python is not None
     assert torch is not None
@@ -104,16 +108,16 @@ def read_recipe(path: Path, ref: Ref, folders: Sequence[Path]) -> Recipe:
     if deepspeed is None and any(part.name == DEVEL for part in document.parts):
         what = 'the part "devel" is the compiler of DeepSpeed\'s operators, and there is no table [deepspeed]'
         raise root.wrong("parts", what, 'Add [deepspeed], or remove "devel".')
-    debian = debian or Table(path=path, name="debian", values={}, places=places)
-    gate = gate or Table(path=path, name="gate", values={}, places=places)
     debian_pins = _debian(debian)
+    python_pins = _python(python, debian_pins.release if IMAGE in made else None)
     torch_pins = _torch(torch)
     cuda_pins = _cuda(cuda)
     recipe = Recipe(
-        ref=ref, path=path, places=places, parent=document.parent, description=description, parts=document.parts,
-        python=_python(python, debian_pins.release), torch=torch_pins, cuda=cuda_pins,
-        deepspeed=None if deepspeed is None else _deepspeed(deepspeed, cuda_pins, torch_pins),
-        debian=debian_pins, gate=GatePins(gpus=gate.count("gpus", default=1)),
+        ref=ref, path=path, places=places, parent=document.parent, makes=made,
+        description=description, parts=document.parts, python=python_pins, torch=torch_pins, cuda=cuda_pins,
+        deepspeed=None if deepspeed is None else _deepspeed(deepspeed, cuda_pins, torch_pins, IMAGE in made),
+        debian=debian_pins, conda=conda_pins(conda, python_pins.packages, torch_pins.torchvision),
+        gate=GatePins(gpus=gate.count("gpus", default=1)),
     )  # fmt: skip
     gate.finish()
     return recipe
@@ -129,7 +133,7 @@ def _references(folders: Sequence[Path]) -> list[Ref]:
     return sorted(found, key=lambda ref: _natural(str(ref)))
 
 
-def _python(table: Table, release: str) -> PythonPins:
+def _python(table: Table, release: str | None) -> PythonPins:
     pins = PythonPins(version=values.python_version(table, release), packages=values.python_packages(table))
     table.finish()
     return pins
@@ -154,7 +158,8 @@ def _cuda(table: Table) -> CudaPins:
     return pins
 
 
-def _deepspeed(table: Table, cuda: CudaPins, torch: TorchPins) -> DeepSpeedPins:
+def _deepspeed(table: Table, cuda: CudaPins, torch: TorchPins, compiled: bool) -> DeepSpeedPins:
+    """``compiled``: operators are compiled into an image, for architectures that must then be there."""
     version = values.exact_version(table, "version", table.text("version"))
     if Version(torch.version) >= Version("2.12") and Version(version) < Version("0.19.5"):
         raise table.wrong(
@@ -163,8 +168,8 @@ def _deepspeed(table: Table, cuda: CudaPins, torch: TorchPins) -> DeepSpeedPins:
         )  # fmt: skip
     pins = DeepSpeedPins(
         version=version,
-        operators=values.operators(table),
-        architectures=values.architectures(table, cuda.major),
+        operators=values.operators(table, default=values.COMPILED_OPERATORS if compiled else ()),
+        architectures=values.architectures(table, cuda.major, required=compiled),
     )
     table.finish()
     return pins

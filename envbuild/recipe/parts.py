@@ -15,18 +15,27 @@ DEVEL = "devel"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part by name, with the Debian packages (names) and Python packages (PEP 508) that it brings."""
+    """A part by name, with the Debian packages (names), Python packages (PEP 508) and conda packages it brings.
+
+    ``conda`` (MatchSpecs) stands in an environment for what ``debian`` and ``python`` bring to an image.
+    """
 
     name: str
     debian: tuple[str, ...]
     python: tuple[str, ...]
+    conda: tuple[str, ...]
 
 
 def known_parts() -> dict[str, Part]:
     """Every part that there is, by name."""
     text = resources.files(__package__).joinpath("parts.toml").read_text(encoding="utf-8")
     return {
-        name: Part(name=name, debian=tuple(table["debian"]), python=tuple(table["python"]))
+        name: Part(
+            name=name,
+            debian=tuple(table["debian"]),
+            python=tuple(table["python"]),
+            conda=tuple(table["conda"]),
+        )
         for name, table in tomllib.loads(text).items()
     }
 

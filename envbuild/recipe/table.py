@@ -89,6 +89,11 @@ class Table:
             raise self._type(key, value, "a table", f"Write [{key}] on a line of its own.")
         return Table(path=self.path, name=self.dotted(key), values=value, places=self.places)
 
+    def part(self, key: str) -> Table:
+        """A table inside that need not be there; an empty one where it is not."""
+        found = self.table(key, required=False)
+        return found or Table(path=self.path, name=self.dotted(key), values={}, places=self.places)
+
     def finish(self) -> None:
         """Refuse keys that nobody asked for."""
         for key in self.values:

@@ -86,9 +86,18 @@ def cuda_version(table: Table) -> str:
     return text
 
 
-def python_version(table: Table, release: str) -> str:
-    """The Python that the Debian release has: the image uses the distribution's."""
+def python_version(table: Table, release: str | None) -> str:
+    """The Python that the Debian release has: the image uses the distribution's.
+
+    Without a release (nothing but an environment is made) any ``3.N``: the channel decides.
+    """
     text = table.text("version")
+    if release is None:
+        if not re.fullmatch(r"3\.\d+", text):
+            raise table.wrong(
+                "version", f'"{text}" is not a Python: 3.N is wanted', 'Write version = "3.11".'
+            )
+        return text
     wanted = PYTHON_OF_RELEASE[release]
     if text != wanted:
         raise table.wrong(
@@ -127,9 +136,9 @@ def python_packages(table: Table) -> tuple[str, ...]:
     return packages
 
 
-def operators(table: Table) -> tuple[str, ...]:
+def operators(table: Table, *, default: tuple[str, ...]) -> tuple[str, ...]:
     """Which DeepSpeed operators to compile."""
-    words = table.texts("operators", default=COMPILED_OPERATORS)
+    words = table.texts("operators", default=default)
     _unique(table, "operators", words)
     for position, word in enumerate(words):
         key = f"operators[{position}]"
@@ -151,10 +160,10 @@ def operators(table: Table) -> tuple[str, ...]:
     return words
 
 
-def architectures(table: Table, cuda_major: int) -> tuple[str, ...]:
+def architectures(table: Table, cuda_major: int, *, required: bool) -> tuple[str, ...]:
     """GPU architectures in TORCH_CUDA_ARCH_LIST's words that CUDA's compiler takes."""
-    words = table.texts("architectures")
-    if not words:
+    words = table.texts("architectures", default=None if required else ())
+    if not words and (required or "architectures" in table.values):
         raise table.wrong(
             "architectures", "names no GPU architecture", 'Write for example ["8.0", "9.0+PTX"].'
         )

@@ -1,0 +1,1 @@
+"""Conda locks: solving from channels, reading and writing ``conda.lock.json``."""
