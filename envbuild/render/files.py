@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import jinja2
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import labels, parts_of, run_config
@@ -19,6 +16,7 @@ from envbuild.native.verify import MODULES, expected_code
 from envbuild.recipe.model import Recipe
 from envbuild.recipe.parts import DEVEL
 from envbuild.render.pins import Pins, pins_for
+from envbuild.render.text import one_line, template_text
 
 DEFAULT_STEM = "pytorch-cuda-v2.7"
 """The recipe whose conda environment is the repository's ``environment.yml``."""
@@ -42,13 +40,12 @@ def render(recipe: Recipe, lock: Lock) -> dict[str, str]:
     context: dict[str, object] = {
         "lock": lock,
         "stem": stem,
-        "description": _one_line(recipe.description),
+        "description": one_line(recipe.description),
         "minor": recipe.python.version,
     }
-    templates = _templates()
 
     def text(template: str, values: Mapping[str, object]) -> str:
-        return templates.get_template(template).render({**context, **values})
+        return template_text(template, {**context, **values})
 
     folder = f"dockerfiles/{stem}"
     files = {f"{folder}.Dockerfile": text("Dockerfile.j2", _dockerfile(recipe, lock, pins))}
@@ -157,30 +154,6 @@ def _requirements(lock: Lock, pins: Pins) -> dict[str, tuple[str, tuple[Artifact
 
 def _sorted(artifacts: Iterable[Artifact]) -> tuple[Artifact, ...]:
     return tuple(sorted(artifacts, key=lambda artifact: artifact.name))
-
-
-def _templates() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("envbuild.render"),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701  # the files are not HTML; values are quoted by the filters below
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["quoted"] = quoted
-    environment.filters["words"] = lambda words: json.dumps(list(words))
-    return environment
-
-
-def quoted(text: str) -> str:
-    """``text`` as a double-quoted word of a Dockerfile: nothing in it is expanded, and it stays on one line."""
-    escaped = "".join(f"\\{c}" if c in '\\"$' else c for c in _one_line(text))
-    return f'"{escaped}"'
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _diff(name: str, seen: str, expected: str) -> list[str]:

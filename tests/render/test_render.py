@@ -24,7 +24,7 @@ from envbuild.lock import read_lock, requirements_txt
 from envbuild.lock.model import Artifact, Lock, NativeLock
 from envbuild.recipe import Recipe, Ref, load_recipe
 from envbuild.render import check, render, write
-from envbuild.render.files import quoted
+from envbuild.render.text import quoted
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = "dockerfiles/pytorch-cuda-v2.7.Dockerfile"
