@@ -43,16 +43,20 @@ _LEFT_OUT = frozenset(
     | {"EXTERNALLY-MANAGED", "unittest", "turtledemo", "tkinter", "distutils", "dist-packages"}
 )
 
+_SITE = """import site
+import sys
+
+site.addsitedir(f"{sys.prefix}/lib/python3.11/site-packages")
+"""
+
 
 def python_package() -> Package:
     """Debian's Python 3.11 as a conda package, with ``site-packages`` where Python's own layout has it."""
     assert Path("/usr/bin/python3.11").exists(), "install Debian's python3.11"
     files = files_below(_STDLIB, "lib/python3.11", without=_LEFT_OUT)
-    for name in ("site", "sysconfig", "sitecustomize"):
+    for name in ("sysconfig", "sitecustomize"):
         files.pop(f"lib/python3.11/__pycache__/{name}.cpython-311.pyc", None)
-    _patch(
-        files, "lib/python3.11/site.py", "            if is_virtual_environment:\n", "            if True:\n"
-    )
+    files["lib/python3.11/sitecustomize.py"] = File(data=_SITE.encode())  # `site` is frozen into the program
     _patch(
         files,
         "lib/python3.11/sysconfig.py",
@@ -238,16 +242,18 @@ _BACKEND = '''\
 import base64, hashlib, os, zipfile
 
 NAME = "deepspeed-VERSION"
+MAIN = "\\n\\n\\ndef main():\\n    print(BUILT)\\n"
+METADATA = "Metadata-Version: 2.1\\nName: deepspeed\\nVersion: VERSION\\nRequires-Dist: nowhere\\n"
 
 
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     FAIL
     kind = os.environ.get("DS_ACCELERATOR", "cpu") + " " + repr(os.environ.get("CUDA_VISIBLE_DEVICES"))
     files = {
-        "deepspeed/__init__.py": "__version__ = 'VERSION'\\nBUILT = " + repr(kind) + "\\n\\n\\ndef main():\\n    print(BUILT)\\n",
+        "deepspeed/__init__.py": "__version__ = 'VERSION'\\nBUILT = " + repr(kind) + MAIN,
         NAME + ".data/scripts/deepspeed": "#!python\\nfrom deepspeed import main\\nmain()\\n",
         NAME + ".dist-info/entry_points.txt": "[console_scripts]\\nds_report = deepspeed:main\\n",
-        NAME + ".dist-info/METADATA": "Metadata-Version: 2.1\\nName: deepspeed\\nVersion: VERSION\\nRequires-Dist: nowhere\\n",
+        NAME + ".dist-info/METADATA": METADATA,
         NAME + ".dist-info/WHEEL": "Wheel-Version: 1.0\\nGenerator: own\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
     }
     rows = []
