@@ -8,14 +8,17 @@ docs/decisions/0001-loading-into-docker.md has the figures.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envbuild.engine.archive import archive_chunks, archive_size
 from envbuild.engine.attach import Session
+from envbuild.engine.docker_built import BuiltImage, inspect_built, save_built
 from envbuild.engine.docker_errors import engine_errors, loaded_wrong
 from envbuild.engine.loopback import serve
 from envbuild.engine.model import INHERITED, ImageRef, RunCommand, Streams, not_loaded, passed_on, timed_out
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.layout import Layout
 from envbuild.progress import Progress, Task
 
 if TYPE_CHECKING:
@@ -85,6 +88,14 @@ class Docker:
             repository, _, tag = name.rpartition(":")
             with engine_errors(f"tag {name}"):
                 self._client.tag(identity, repository, tag)
+
+    def built(self, name: str, layout: Layout) -> BuiltImage | None:
+        """What the engine has under ``name``, whoever built it; ``None`` where it has nothing."""
+        return inspect_built(self._client, name, layout)
+
+    def save(self, image: BuiltImage, name: str, path: Path, progress: Progress) -> None:
+        """Write ``docker save`` of an image that the engine has to ``path``."""
+        save_built(self._client, image, name, path, progress)
 
     def run(self, image: ImageRef, command: RunCommand, streams: Streams = INHERITED) -> int:
         """Run a command in a new container, connected to ``streams``; its exit status.
