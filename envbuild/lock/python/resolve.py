@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
-from packaging.version import Version
 
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact
 from envbuild.lock.python import explain, files, pins, simple, standin, tags, uv
+from envbuild.lock.python.source import deepspeed_source
 from envbuild.progress import Progress
 from envbuild.recipe.model import Recipe
-from envbuild.store import Http, Source, Store, Wanted, fetch
+from envbuild.store import Http, Store
 
 BUILD = ("packaging", "setuptools", "typing-extensions")
 """What DeepSpeed's build imports besides torch: locked apart from the image's, so that the operator is not compiled
@@ -83,24 +83,9 @@ class PythonResolver:
 
     def _source(self, urls: Sequence[str]) -> Artifact:
         """DeepSpeed's sdist, fetched: its requirements are read from it."""
-        assert self.recipe.deepspeed is not None
-        version = self.recipe.deepspeed.version
-        files_of = simple.project("deepspeed", urls, self.http)
-        offered = [item for item in files_of if item.name.endswith(".tar.gz") and item.sha256]
-        found = [item for item in offered if Version(item.version) == Version(version)]
-        if not found:
-            raise explain.no_version(self.recipe, "deepspeed", version, offered, before=self.before)
-        file = min(found, key=lambda item: item.name)
-        assert file.sha256 is not None
-        size = file.size if file.size is not None else files.length_of(file.url, file.name, urls, self.http)
-        address = files.with_credentials(file.url, urls)
-        source = Source(url=address, headers={}, label="Python's index")
-        wanted = Wanted(name="deepspeed", file=file.name, sha256=file.sha256, size=size, sources=(source,))
-        fetch(self.store, [wanted], http=self.http, jobs=1, progress=self.progress)
-        return Artifact(
-            kind="sdist", name="deepspeed", version=file.version, file=file.name, size=size, sha256=file.sha256,
-            index="python", uploaded=file.uploaded,
-        )  # fmt: skip
+        return deepspeed_source(
+            self.recipe, urls, http=self.http, store=self.store, progress=self.progress, before=self.before
+        )
 
     def _image(self, source: Artifact | None, urls: Sequence[str]) -> list[_Chosen]:
         recipe = self.recipe

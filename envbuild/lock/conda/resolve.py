@@ -1,0 +1,145 @@
+"""From a recipe to a conda lock."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.conda.channels import CondaChannels
+from envbuild.lock.conda.explain import Asked, explained
+from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock
+from envbuild.lock.conda.records import to_record
+from envbuild.lock.conda.solve import Question, Solver, Unsolvable
+from envbuild.lock.conda.specs import Spec, environment_specs, interpreter_specs
+from envbuild.lock.indexes import Indexes
+from envbuild.lock.model import Artifact
+from envbuild.lock.python.source import deepspeed_source
+from envbuild.lock.python.standin import BUILT_REQUIREMENTS, requirements_of
+from envbuild.progress import Progress
+from envbuild.recipe.model import Recipe
+from envbuild.recipe.suggest import did_you_mean
+from envbuild.store import Http, Store
+
+if TYPE_CHECKING:
+    from rattler import RepoDataRecord
+
+KERNEL = "4.18"
+"""``__linux`` of a lock: the kernel of RHEL 8, the oldest system with glibc 2.28."""
+
+ARCHITECTURE = "1=x86_64"
+"""``__archspec`` of a lock: any x86-64 processor."""
+
+
+def resolve_conda(
+    recipe: Recipe,
+    *,
+    channels: CondaChannels,
+    indexes: Indexes,
+    http: Http,
+    previous: CondaLock | None,
+    parent: CondaLock | None = None,
+    upgrade: Sequence[str],
+    date: str,
+    store: Store,
+    progress: Progress,
+) -> CondaLock:
+    """Solve the environment of a recipe, or its interpreter alone where it makes no environment.
+
+    What was locked stays: where neither the recipe nor ``upgrade`` asks for anything else, the previous lock comes back
+    as it was, without a look at any channel.
+
+    Args:
+        recipe: what a person pinned.
+        channels: where this machine finds channels.
+        indexes: where it finds Python packages, for DeepSpeed's source.
+        http: the connections to those.
+        previous: the lock that is there.
+        parent: the lock of the recipe that this one extends: its packages come before those of ``previous``.
+        upgrade: names of conda packages that move, and what must follow.
+        date: ``YYYY-MM-DD``; packages that were built after its end (UTC) do not count.
+        store: where DeepSpeed's source is kept, and what was read of channels.
+        progress: what is going on.
+
+    Raises:
+        EnvbuildError: exit 3, no set of packages fits (what clashes is said); exit 4, a channel or Python's index;
+            exit 5, something does not verify.
+    """
+    _check_upgrade(recipe, previous, upgrade)
+    if previous is not None and previous.recipe == recipe.conda_dict() and not upgrade:
+        return previous
+    before = f"{date}T23:59:59Z"
+    source = _source(recipe, indexes, http, store, progress, before)
+    specs = _specs(recipe, source, store)
+    question = Question(
+        channels=recipe.conda.channels,
+        specs=tuple(spec.text for spec in specs),
+        virtual=virtual(recipe),
+        before=before,
+        keep=tuple(_kept(previous, parent, upgrade)),
+    )
+    solver = Solver(channels, store.root / "cache" / "conda")
+    with progress.task("solve conda packages", unit="packages") as task:
+        try:
+            answer = solver.solve(question)
+        except Unsolvable as error:
+            raise explained(
+                Asked(recipe=recipe, specs=specs, question=question), solver, str(error)
+            ) from None
+        task.advance(len(answer.packages))
+    lock = CondaLock(
+        format=FORMAT, ref=recipe.ref, recipe=recipe.conda_dict(), platform=PLATFORM, channels=answer.channels,
+        virtual=question.virtual, exclude_newer=before, specs=question.specs, packages=answer.packages,
+        pip=(source,) if source else (),
+    )  # fmt: skip
+    if previous is not None and replace(lock, exclude_newer=previous.exclude_newer) == previous:
+        return previous
+    return lock
+
+
+def virtual(recipe: Recipe) -> dict[str, str]:
+    """What a machine must have, said outright: the solver never looks at the one that it runs on."""
+    found = {"__archspec": ARCHITECTURE, "__glibc": recipe.conda.glibc, "__linux": KERNEL, "__unix": "0"}
+    return {"__cuda": recipe.cuda.version, **found} if recipe.makes_environment else found
+
+
+def _kept(
+    previous: CondaLock | None, parent: CondaLock | None, upgrade: Sequence[str]
+) -> list[RepoDataRecord]:
+    """The records to stay at: of a name that both locks have, the extended recipe's."""
+    found: dict[str, RepoDataRecord] = {}
+    for lock in (previous, parent):
+        if lock is not None:
+            found |= {item.name: to_record(lock, item) for item in lock.packages if item.name not in upgrade}
+    return list(found.values())
+
+
+def _source(
+    recipe: Recipe, indexes: Indexes, http: Http, store: Store, progress: Progress, before: str
+) -> Artifact | None:
+    """DeepSpeed's source, where the environment has DeepSpeed."""
+    if recipe.deepspeed is None or not recipe.makes_environment:
+        return None
+    return deepspeed_source(recipe, indexes.python, http=http, store=store, progress=progress, before=before)
+
+
+def _specs(recipe: Recipe, source: Artifact | None, store: Store) -> tuple[Spec, ...]:
+    if not recipe.makes_environment:
+        return interpreter_specs(recipe)
+    needs: list[str] = []
+    if source is not None:
+        needs = requirements_of(store.artifact(source.sha256), name=source.name, version=source.version)
+        needs += BUILT_REQUIREMENTS
+    return environment_specs(recipe, needs)
+
+
+def _check_upgrade(recipe: Recipe, previous: CondaLock | None, upgrade: Sequence[str]) -> None:
+    """Each name must be locked."""
+    known = {package.name for package in previous.packages} if previous else set()
+    for name in upgrade:
+        if name not in known:
+            raise EnvbuildError(
+                "not-locked", f"{name} is not in the conda lock of {recipe.ref}", exit=Exit.INPUT,
+                hint=f"{did_you_mean(name, known)}`envbuild lock {recipe.ref} --upgrade NAME` takes what is locked.",
+            )  # fmt: skip
