@@ -17,6 +17,7 @@ from envbuild.errors import EnvbuildError, Exit
 
 if TYPE_CHECKING:
     from envbuild.image.assemble import Workshop
+    from envbuild.lock.conda.model import CondaLock
     from envbuild.lock.model import Artifact, Lock
     from envbuild.recipe.model import Recipe
     from envbuild.store import Store
@@ -70,6 +71,24 @@ class Context:
                 exit=Exit.INPUT,
             )
         return lock
+
+    def conda_lock(self, recipe: Recipe) -> CondaLock:
+        """The recipe's conda lock, which must exist.
+
+        Raises:
+            EnvbuildError: exit 3 where there is none, or where it cannot be read.
+        """
+        from envbuild.lock import read_conda_lock
+
+        if not recipe.conda_lock_path.exists():
+            raise EnvbuildError(
+                "no-lock",
+                f"{recipe.ref} has no conda lock",
+                where=str(recipe.conda_lock_path),
+                hint=f"run `envbuild lock {recipe.ref} --only conda`",
+                exit=Exit.INPUT,
+            )
+        return read_conda_lock(recipe.conda_lock_path)
 
     def workshop(self, lock: Lock, store: Store) -> Workshop:
         """What assembling ``lock`` needs of this machine."""

@@ -9,6 +9,7 @@ import click
 
 from envbuild.cli.context import Context, common
 from envbuild.lock import requirements_txt
+from envbuild.render.conda import FILES, conda_export
 
 
 @click.command()
@@ -16,14 +17,19 @@ from envbuild.lock import requirements_txt
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["requirements", "layers"]),
+    type=click.Choice(["requirements", "layers", *FILES]),
     required=True,
-    help="requirements: a hashed requirements.txt; layers: the image's layers as JSON.",
+    help="Of an image: requirements (a hashed requirements.txt), layers (JSON). Of a conda environment: environment "
+    "(environment.yml), deepspeed (what pip installs, hashed), explicit (for `conda create --file`), conda-lock.",
 )
 @common
 def command(context: Context, ref: str, form: str) -> None:
     """Print what is made from the lock of REF at run time."""
-    lock = context.lock(context.recipe(ref))
+    recipe = context.recipe(ref)
+    if form in FILES:
+        sys.stdout.write(conda_export(recipe, context.conda_lock(recipe), form))
+        return
+    lock = context.lock(recipe)
     if form == "requirements":
         sys.stdout.write(requirements_txt(lock))
         return
