@@ -6,13 +6,15 @@ from dataclasses import dataclass, replace
 
 from envbuild.cli.context import Context
 from envbuild.cli.files import replace_file
-from envbuild.engine import ImageRef
+from envbuild.engine import ImageRef, survey
+from envbuild.gate import Subject, expect, subject_of
 from envbuild.image.assemble import Built, Workshop, assemble
 from envbuild.image.locked import unpacked_image
 from envbuild.image.plan import ImageBase
 from envbuild.lock import Lock, lock_bytes
 from envbuild.oci.image import Image
 from envbuild.recipe import Recipe
+from envbuild.smoke.model import Expectations
 from envbuild.store import Store
 
 
@@ -26,6 +28,33 @@ class Ready:
     workshop: Workshop
     built: Built
     image: ImageRef
+
+    @property
+    def name(self) -> str:
+        """The name that a pass gives."""
+        return str(self.recipe.ref)
+
+    @property
+    def candidate(self) -> str:
+        """Its name without a verdict."""
+        return self.recipe.ref.candidate
+
+    @property
+    def subject(self) -> Subject:
+        """What a verdict is about."""
+        return subject_of(self.name, self.built.image)
+
+    def expected(self, *, gpus_given: int | None = None) -> Expectations:
+        """What the suite must find in it."""
+        return expect(self.recipe, self.lock, gpus_given=gpus_given)
+
+    def give(self, context: Context, tag: str) -> None:
+        """Name it in the store, and in a Docker engine that has it."""
+        self.store.layout.tag(tag, self.built.image.manifest)
+        settings = context.settings
+        for found in survey(self.store, settings.environ, jobs=settings.jobs):
+            if found.name == "docker" and found.engine is not None and found.engine.has(self.image):
+                found.engine.tag(self.image, [tag])
 
 
 def build(context: Context, ref: str, *, base: str | None = None, unpacked: bool = False) -> Ready:

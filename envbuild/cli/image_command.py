@@ -10,7 +10,7 @@ import click
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target
-from envbuild.cli.proof import Proof, load_into_docker, prove
+from envbuild.cli.proof import Proof, choose_engine, load_into_docker, prove
 from envbuild.cli.terminal import Terminal, size
 from envbuild.engine import NAMES
 from envbuild.errors import EnvbuildError, Exit
@@ -19,15 +19,40 @@ from envbuild.image.verify import Verification, verify
 from envbuild.recipe.model import Recipe
 
 _DEVEL = "-devel"
+_DEBIAN, _NVIDIA = "debian", "nvidia"
 
 
 @click.command()
 @click.argument("ref")
 @click.option(
     "--base",
-    metavar="IMAGE@sha256:…",
-    default="debian",
-    help="Start from this image of a registry instead of the locked Debian packages.",
+    metavar="debian|nvidia|IMAGE@sha256:…",
+    default=_DEBIAN,
+    help="Start from this image of a registry instead of the locked Debian packages; nvidia: with --builder docker.",
+)
+@click.option(
+    "--builder",
+    type=click.Choice(("oci", "docker")),
+    default="oci",
+    help="docker: let Docker build the rendered Dockerfile, on NVIDIA's base; REF-nvidia comes out.",
+)
+@click.option(
+    "--build-arg",
+    "arguments",
+    multiple=True,
+    metavar="NAME=IMAGE",
+    help="With --builder docker: another image for BUILD_BASE, BASE or MICROMAMBA (repeatable).",
+)
+@click.option(
+    "--network",
+    type=click.Choice(("default", "none", "host")),
+    help="With --builder docker: what its steps have; none where the base lacks no package [default: default].",
+)
+@click.option(
+    "--apt-sources",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="FILE",
+    help="With --builder docker: a sources.list instead of the base's own.",
 )
 @click.option("--devel", is_flag=True, help="Short for REF-devel: with nvcc, ninja and CUDA's headers.")
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="Write one archive to FILE.")
@@ -42,6 +67,10 @@ def command(
     context: Context,
     ref: str,
     base: str,
+    builder: str,
+    arguments: tuple[str, ...],
+    network: str | None,
+    apt_sources: Path | None,
     devel: bool,
     output: Path | None,
     no_load: bool,
@@ -57,14 +86,20 @@ def command(
     started = time.monotonic()
     ref = _devel(ref) if devel else ref
     check_target(output)
-    if verify_it and base != "debian":
-        raise EnvbuildError(
-            "verify-another-base",
-            "--verify builds what the lock names, and --base is another image",
-            hint="leave out one of the two",
-            exit=Exit.USAGE,
+    if builder == "docker":
+        _fits_docker(ref, base, no_load=no_load, engine=engine, verify_it=verify_it)
+        from envbuild.cli.docker_image import Wish, assignments, image_by_docker
+
+        wish = Wish(
+            images=assignments(arguments),
+            network=network or "default",
+            apt=apt_sources,
+            output=output,
+            require_verdict=require_verdict,
         )
-    ready = build(context, ref, base=None if base == "debian" else base)
+        return image_by_docker(context, ref, wish)
+    _fits_oci(ref, base, docker_only=bool(arguments or network or apt_sources), verify_it=verify_it)
+    ready = build(context, ref, base=None if base == _DEBIAN else base)
     recipe, built, image = ready.recipe, ready.built, ready.image
     verification = verify(ready.lock, built.image, ready.workshop) if verify_it else None
     if output is not None:
@@ -72,7 +107,10 @@ def command(
 
         write_archive(image, output, progress=context.terminal.progress)
     loaded = None if no_load else load_into_docker(context, ready)
-    proof = prove(context, ready, engine=engine) if base == "debian" else _on_another_base(recipe)
+    if base == _DEBIAN:
+        proof = prove(context, ready, engine=lambda: choose_engine(context, ready, engine))
+    else:
+        proof = _on_another_base(recipe)
     seconds = {**built.seconds, "total": round(time.monotonic() - started, 3)}
     refusal = _refusal(ref, verification, proof, require_verdict)
     _print(context, recipe, built, proof, loaded, output, verification, seconds, refusal)
@@ -85,6 +123,53 @@ def command(
 def _devel(ref: str) -> str:
     """The reference of the variant with the compiler."""
     return ref if ref.endswith(_DEVEL) else f"{ref}{_DEVEL}"
+
+
+def _fits_docker(ref: str, base: str, *, no_load: bool, engine: str | None, verify_it: bool) -> None:
+    """Refuse what cannot be had together with ``--builder docker``."""
+    if base != _NVIDIA:
+        wrong = f"--builder docker builds on NVIDIA's image, and --base is {base}"
+        hint = (
+            f"`envbuild image {ref} --builder docker --base nvidia` (--build-arg BASE=IMAGE replaces NVIDIA's image), "
+            f"or leave out --builder docker"
+        )
+    elif verify_it:
+        wrong = "--verify builds the lock's image twice, and Docker's build is another image"
+        hint = f"`envbuild image {ref} --verify`; docs/reference/render.md says what differs in Docker's"
+    elif no_load:
+        wrong = "--no-load: Docker builds the image where it is loaded"
+        hint = "leave out --no-load; --output FILE writes an archive as well"
+    elif engine not in (None, "docker"):
+        wrong = f"--engine {engine}: only Docker has the image that it builds"
+        hint = "leave out --engine"
+    else:
+        return
+    raise EnvbuildError("options-contradict", wrong, hint=hint, exit=Exit.USAGE)
+
+
+def _fits_oci(ref: str, base: str, *, docker_only: bool, verify_it: bool) -> None:
+    """Refuse what only ``--builder docker`` takes, and a second build of an image that the lock does not name."""
+    if base == _NVIDIA:
+        raise EnvbuildError(
+            "options-contradict",
+            "--base nvidia is built by Docker: envbuild's own image needs a Python 3.11, which NVIDIA's has not",
+            hint=f"`envbuild image {ref} --builder docker --base nvidia`; `envbuild image {ref}` needs no base image",
+            exit=Exit.USAGE,
+        )
+    if docker_only:
+        raise EnvbuildError(
+            "options-contradict",
+            "--build-arg, --network and --apt-sources are for a build by Docker",
+            hint=f"`envbuild image {ref} --builder docker --base nvidia …`, or leave them out",
+            exit=Exit.USAGE,
+        )
+    if verify_it and base != _DEBIAN:
+        raise EnvbuildError(
+            "verify-another-base",
+            "--verify builds what the lock names, and --base is another image",
+            hint="leave out one of the two",
+            exit=Exit.USAGE,
+        )
 
 
 def _on_another_base(recipe: Recipe) -> Proof:
@@ -132,6 +217,7 @@ def _print(
     total = sum(layer.size for layer in built.image.layers)
     value: dict[str, object] = {
         "ref": str(recipe.ref),
+        "builder": "oci",
         "digest": built.image.digest,
         "config": built.image.config.digest,
         "tags": list(proof.tags),
@@ -162,6 +248,7 @@ def _print(
             "differences": list(verification.differences),
             "seconds": verification.seconds,
         },
+        "docker": None,
     }
     if refusal is not None:
         value["error"] = refusal.to_dict()

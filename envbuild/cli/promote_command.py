@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
+from envbuild.cli.docker_named import candidate_of, recipe_of
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.proof import give_tag, verdict_path
 from envbuild.gate import Verdict, expect, promote, read_signed, require_image, subject_of, write_verdict
@@ -42,24 +42,26 @@ def command(context: Context, ref: str, file: Path, keys: tuple[Path, ...]) -> N
     require_image(signed.verdict, ref)
     _refuse_early(context, ref, signed.verdict)
     own = own_key(context)
-    ready = build(context, ref, unpacked=True)
+    ready, _ = candidate_of(context, ref, None)
     proof = give_tag(context, ready, signed.verdict, file)
     write_verdict(verdict_path(ready), signed.accepted_by(own).data)
-    image = ready.built.image
+    digest = ready.subject.manifest
     context.terminal.data(
         {
             "ref": ref,
-            "digest": image.digest,
+            "digest": digest,
             "tags": list(proof.tags),
             "verdict": proof.to_dict(),
             "keys": [key.id for key in signed.keys],
         },
-        f"{proof.tags[-1]}  {image.digest}",
+        f"{proof.tags[-1]}  {digest}",
     )
 
 
 def _refuse_early(context: Context, ref: str, verdict: Verdict) -> None:
     """Where the lock names the image's digests, refuse a verdict before anything is fetched or built."""
+    if recipe_of(context, ref) is not None:
+        return  # Docker alone knows the image
     recipe = context.recipe(ref)
     lock = context.lock(recipe)
     image = image_of(lock)

@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from envbuild.cli.build import Ready
 from envbuild.cli.context import Context
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.live import suite_progress
-from envbuild.engine import Engine, Gpus, detect, survey
+from envbuild.engine import Engine, Gpus, ImageRef, detect, survey
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import (
+    Subject,
     Verdict,
-    expect,
     make_verdict,
     promote,
     read_verdict,
     run_suite,
     sign_verdict,
-    subject_of,
     write_verdict,
 )
-from envbuild.lock import lock_bytes
+from envbuild.lock import Lock, lock_bytes
 from envbuild.oci.digest import of_bytes
+from envbuild.recipe import Recipe
+from envbuild.smoke.model import Expectations
+from envbuild.store import Store
+
+
+class Candidate(Protocol):
+    """An image that the gate is asked about: one that envbuild built, or one that Docker did."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was asked for."""
+
+    @property
+    def lock(self) -> Lock:
+        """What it was resolved to."""
+
+    @property
+    def store(self) -> Store:
+        """Where verdicts are kept."""
+
+    @property
+    def image(self) -> ImageRef:
+        """What engines run."""
+
+    @property
+    def name(self) -> str:
+        """The name that a pass gives."""
+
+    @property
+    def candidate(self) -> str:
+        """Its name without a verdict."""
+
+    @property
+    def subject(self) -> Subject:
+        """What a verdict is about."""
+
+    def expected(self, *, gpus_given: int | None = None) -> Expectations:
+        """What the suite must find in it."""
+
+    def give(self, context: Context, tag: str) -> None:
+        """Name it wherever it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,29 +129,28 @@ def choose_engine(context: Context, ready: Ready, name: str | None) -> Engine:
     return chosen
 
 
-def ask_suite(context: Context, ready: Ready, engine: Engine, *, gpus: Gpus) -> Verdict:
+def ask_suite(context: Context, ready: Candidate, engine: Engine, *, gpus: Gpus) -> Verdict:
     """Run the suite in a container of the image; bind the report to the image."""
     given = len(find_driver().gpus) if gpus == "all" else gpus
-    expectations = expect(ready.recipe, ready.lock, gpus_given=given)
+    expectations = ready.expected(gpus_given=given)
     with ready.store.scratch("suite") as folder, suite_progress(context.terminal) as progress:
         report = run_suite(engine, ready.image, expectations, gpus=gpus, folder=folder, progress=progress)
-    subject = subject_of(str(ready.recipe.ref), ready.built.image)
     lock = of_bytes(lock_bytes(ready.lock))
-    return make_verdict(report, subject, expected=expectations, engine=engine.describe(), lock=lock)
+    return make_verdict(report, ready.subject, expected=expectations, engine=engine.describe(), lock=lock)
 
 
-def verdict_path(ready: Ready) -> Path:
+def verdict_path(ready: Candidate) -> Path:
     """Where the store keeps the verdict about an image."""
-    return ready.store.root / "verdicts" / f"{ready.built.image.digest.removeprefix('sha256:')}.json"
+    return ready.store.root / "verdicts" / f"{ready.subject.manifest.removeprefix('sha256:')}.json"
 
 
-def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
+def prove(context: Context, ready: Candidate, *, engine: Callable[[], Engine]) -> Proof:
     """Run the suite where this machine has GPUs, and give the tag if it passes.
 
     A verdict that the store already has about this image, that a trusted key signed and that still holds, is not
-    asked for again; one that does not is left aside, which is told.
+    asked for again; one that does not is left aside, which is told. ``engine`` is called only where the suite is run.
     """
-    candidate = (ready.recipe.ref.candidate,)
+    candidate = (ready.candidate,)
     path = verdict_path(ready)
     if path.exists():
         try:
@@ -124,25 +165,19 @@ def prove(context: Context, ready: Ready, *, engine: str | None) -> Proof:
         why = "this machine has no GPU" if not present else f"this machine has {present} of {wanted} GPUs"
         return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
     key = own_key(context)
-    chosen = choose_engine(context, ready, engine)
-    verdict = ask_suite(context, ready, chosen, gpus="all")
+    verdict = ask_suite(context, ready, engine(), gpus="all")
     write_verdict(path, sign_verdict(verdict, key))
     if verdict.result != "passed":
         return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)
     return give_tag(context, ready, verdict, path)
 
 
-def give_tag(context: Context, ready: Ready, verdict: Verdict, path: Path) -> Proof:
-    """Give the image its tag, here and in a Docker engine that has it.
+def give_tag(context: Context, ready: Candidate, verdict: Verdict, path: Path) -> Proof:
+    """Give the image its tag.
 
     Raises:
         EnvbuildError: exit 6 when the verdict does not allow it.
     """
-    subject = subject_of(str(ready.recipe.ref), ready.built.image)
-    tag = promote(verdict, subject, expected=expect(ready.recipe, ready.lock))
-    ready.store.layout.tag(tag, ready.built.image.manifest)
-    settings = context.settings
-    for found in survey(ready.store, settings.environ, jobs=settings.jobs):
-        if found.name == "docker" and found.engine is not None and found.engine.has(ready.image):
-            found.engine.tag(ready.image, [tag])
-    return Proof(tags=(ready.recipe.ref.candidate, tag), promoted=True, verdict=verdict, path=path, why="")
+    tag = promote(verdict, ready.subject, expected=ready.expected())
+    ready.give(context, tag)
+    return Proof(tags=(ready.candidate, tag), promoted=True, verdict=verdict, path=path, why="")

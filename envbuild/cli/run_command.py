@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
-from envbuild.cli.proof import choose_engine
+from envbuild.cli.docker_named import candidate_of
 from envbuild.engine import NAMES, Gpus, Mount, RunCommand
 from envbuild.errors import EnvbuildError, Exit
 
@@ -85,8 +84,8 @@ def command(
         interactive=True,
         tty=sys.stdin.isatty() and sys.stdout.isatty(),
     )
-    ready = build(context, ref, unpacked=True)
-    return choose_engine(context, ready, engine).run(ready.image, request)
+    ready, choose = candidate_of(context, ref, engine)
+    return choose().run(ready.image, request)
 
 
 def parse_gpus(text: str | None) -> Gpus:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
+from envbuild.cli.docker_named import candidate_of
 from envbuild.cli.files import check_target, replace_file
 from envbuild.cli.keys import own_key
 from envbuild.cli.live import suite_progress
 from envbuild.cli.named import ref_of
-from envbuild.cli.proof import ask_suite, choose_engine, verdict_path
+from envbuild.cli.proof import ask_suite, verdict_path
 from envbuild.cli.verdict_table import verdict_table
 from envbuild.engine import NAMES
 from envbuild.engine.gpus import find_driver
@@ -82,16 +82,16 @@ def _ask_image(
     context: Context, image: str, engine: str | None, gpus: int, report: Path | None
 ) -> tuple[Verdict, Path]:
     ref, digest = ref_of(context, image)
-    ready = build(context, ref, unpacked=True)
-    if digest is not None and digest not in (ready.built.image.digest, ready.built.image.config.digest):
+    ready, choose = candidate_of(context, ref, engine)
+    subject = ready.subject
+    if digest is not None and digest not in (subject.manifest, subject.config):
         raise EnvbuildError(
             "another-image",
-            f"{ref} is {ready.built.image.digest}, not {digest}",
+            f"{ref} is {subject.manifest}, not {digest}",
             hint=f"run `envbuild smoke {ref}`, or take the recipes that {digest} was built from",
             exit=Exit.INPUT,
         )
-    chosen = choose_engine(context, ready, engine)
-    return ask_suite(context, ready, chosen, gpus=gpus), report or verdict_path(ready)
+    return ask_suite(context, ready, choose(), gpus=gpus), report or verdict_path(ready)
 
 
 def _ask_here(context: Context, python: Path, gpus: int) -> Verdict:
