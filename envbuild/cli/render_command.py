@@ -20,24 +20,27 @@ from envbuild.render import check, write
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     metavar="DIR",
-    help="Where dockerfiles/ and environment.yml go [default: here].",
+    help="Where dockerfiles/ and the files of conda environments go [default: here].",
 )
 @common
 def command(context: Context, ref: str | None, check_only: bool, output: Path) -> None:
-    """Write dockerfiles/ and environment.yml from the recipe REF and its lock (all recipes without REF)."""
+    """Write dockerfiles/ and conda's files from the recipe REF and its locks (all recipes without REF)."""
     recipes = [context.recipe(ref)] if ref else list_recipes(context.settings.recipes)
-    pairs = [(recipe, context.lock(recipe)) for recipe in recipes]
+    inputs = [
+        (recipe, context.lock(recipe) if recipe.makes_image else None, context.conda_lock(recipe))
+        for recipe in recipes
+    ]
     if check_only:
-        differences = [line for recipe, lock in pairs for line in check(recipe, lock, output)]
+        differences = [line for given in inputs for line in check(*given, output)]
         if differences:
             raise EnvbuildError(
                 "rendering-differs",
-                "files are not what recipe and lock give:\n" + "\n".join(differences),
+                "files are not what recipe and locks give:\n" + "\n".join(differences),
                 where=str(output.resolve()),
                 hint="run `envbuild render`" + (f" {ref}" if ref else ""),
                 exit=Exit.INPUT,
             )
         context.terminal.data({"agrees": True, "refs": [str(r.ref) for r in recipes]}, "every file agrees")
         return
-    changed = [path for recipe, lock in pairs for path in write(recipe, lock, output)]
+    changed = [path for given in inputs for path in write(*given, output)]
     context.terminal.data({"changed": changed}, "\n".join(changed) or "nothing changed")

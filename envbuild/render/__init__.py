@@ -1,4 +1,4 @@
-"""Text files from recipe and lock: a Dockerfile on NVIDIA's base, environment.yml (docs/reference/render.md)."""
+"""Text files from recipe and locks: Dockerfiles on NVIDIA's bases, conda environments (docs/reference/render.md)."""
 
 from envbuild.render.files import check, render, write
 

@@ -1,4 +1,4 @@
-"""What rendered files start from besides the lock: base images by digest, the interpreter, uv (``pins.toml``)."""
+"""What rendered files start from besides the locks: images by digest, and pip (``pins.toml``)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib import resources
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.model import Artifact
 from envbuild.recipe.model import Recipe
 
 
@@ -20,40 +21,40 @@ class Base:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pins:
-    """The pins for one recipe: ``python`` is a patch release."""
+    """The pins for one recipe: images as ``name:tag@sha256:…``, and the pip that installs."""
 
     base: Base
-    python: str
-    uv_version: str
-    uv_sha256: str
+    micromamba: str
+    pip: Artifact
 
 
 def pins_for(recipe: Recipe) -> Pins:
-    """The pins that fit a recipe's CUDA and Python.
+    """The pins that fit a recipe's CUDA.
 
     Raises:
-        EnvbuildError: exit 3; no base image is known for them.
+        EnvbuildError: exit 3; no base image is known for it.
     """
     table = tomllib.loads(resources.files(__package__).joinpath("pins.toml").read_text(encoding="utf-8"))
-    bases, pythons = table["bases"], table["python"]
+    bases = table["bases"]
     if recipe.cuda.version not in bases:
-        raise _none(recipe, "cuda.version", f"NVIDIA base image for CUDA {recipe.cuda.version}", list(bases))
-    if recipe.python.version not in pythons:
-        raise _none(recipe, "python.version", f"Python {recipe.python.version}", list(pythons))
-    base = bases[recipe.cuda.version]
+        raise EnvbuildError(
+            "no-base-image",
+            f"no NVIDIA base image for CUDA {recipe.cuda.version} is known by digest; known: {', '.join(bases)}",
+            where=recipe.where("cuda.version"),
+            hint=f"pin one of those, or use `envbuild image {recipe.ref}`, which needs no base image",
+            exit=Exit.INPUT,
+        )
+    base, pip = bases[recipe.cuda.version], table["pip"]
     return Pins(
         base=Base(devel=base["devel"], final=base["final"]),
-        python=pythons[recipe.python.version],
-        uv_version=table["uv"]["version"],
-        uv_sha256=table["uv"]["sha256"],
-    )
-
-
-def _none(recipe: Recipe, key: str, what: str, known: list[str]) -> EnvbuildError:
-    return EnvbuildError(
-        "no-base-image",
-        f"no {what} is known by digest; known: {', '.join(known)}",
-        where=recipe.where(key),
-        hint=f"pin one of those, or use `envbuild image {recipe.ref}`, which needs no base image",
-        exit=Exit.INPUT,
+        micromamba=table["micromamba"],
+        pip=Artifact(
+            kind="wheel",
+            name="pip",
+            version=pip["version"],
+            file=pip["file"],
+            size=pip["size"],
+            sha256=pip["sha256"],
+            index="python",
+        ),
     )
