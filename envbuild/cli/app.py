@@ -28,6 +28,7 @@ COMMANDS = {
     "inventory": "list a folder's files with their hashes, for bundle --have",
     "render": "Dockerfiles and environment.yml from recipe and lock",
     "export": "what is made from a lock at run time, to stdout",
+    "diff": "what forms of a recipe, environments or images differ in",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",
     "advise": "DDP, ZeRO or offload for a model and GPUs; check a DeepSpeed config",
     "gc": "shrink the store",
