@@ -260,7 +260,9 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     wheel = NAME + "-py3-none-any.whl"
     with zipfile.ZipFile(os.path.join(wheel_directory, wheel), "w") as archive:
         for name, text in files.items():
-            archive.writestr(name, text)
+            info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
+            info.external_attr = (0o755 if "/scripts/" in name else 0o644) << 16
+            archive.writestr(info, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(text)}\\n")
         archive.writestr(NAME + ".dist-info/RECORD", "".join(rows) + NAME + ".dist-info/RECORD,,\\n")

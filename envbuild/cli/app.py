@@ -27,6 +27,7 @@ COMMANDS = {
     "unbundle": "take a bundle in on the far machine: rebuild and prove every layer",
     "inventory": "list a folder's files with their hashes, for bundle --have",
     "render": "Dockerfiles and environment.yml from recipe and lock",
+    "env": "a conda environment from the lock, without conda",
     "export": "what is made from a lock at run time, to stdout",
     "diff": "what forms of a recipe, environments or images differ in",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from urllib.parse import quote
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.conda.model import CondaLock
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact, Lock
 from envbuild.lock.python import files, simple, uv
@@ -18,7 +19,7 @@ _MIRROR = "the artifact mirror"
 
 
 def sources_for(
-    lock: Lock, artifacts: Sequence[Artifact], *, indexes: Indexes, http: Http, progress: Progress
+    lock: Lock | CondaLock, artifacts: Sequence[Artifact], *, indexes: Indexes, http: Http, progress: Progress
 ) -> dict[str, tuple[Source, ...]]:
     """The sources of each artifact, in the order to ask them, by sha256.
 
@@ -68,7 +69,7 @@ def _debian(item: Artifact, indexes: Indexes) -> list[Source]:
 
 
 def _python(
-    lock: Lock, artifacts: Sequence[Artifact], indexes: Indexes, http: Http, progress: Progress
+    lock: Lock | CondaLock, artifacts: Sequence[Artifact], indexes: Indexes, http: Http, progress: Progress
 ) -> dict[str, str]:
     """Addresses by sha256: of wheels by one question to uv, of the rest from the simple API."""
     urls = indexes.python
@@ -88,7 +89,7 @@ def _python(
     return {sha256: files.with_credentials(url, urls) for sha256, url in offered.items() if sha256 in wanted}
 
 
-def _asked_of_uv(wheels: Sequence[Artifact], lock: Lock, indexes: Indexes) -> dict[str, str]:
+def _asked_of_uv(wheels: Sequence[Artifact], lock: Lock | CondaLock, indexes: Indexes) -> dict[str, str]:
     """Addresses of wheels. Two versions of one name cannot be asked for at once, so the rest is left out."""
     names = {item.name: item for item in wheels}
     lines = [f"{item.name}=={item.version}\n" for item in names.values()]
