@@ -37,7 +37,7 @@ def command(context: Context, ref: str | None, check_only: bool, output: Path) -
                 "rendering-differs",
                 "files are not what recipe and locks give:\n" + "\n".join(differences),
                 where=str(output.resolve()),
-                hint="run `envbuild render`" + (f" {ref}" if ref else ""),
+                hint=f"run `envbuild render{f' {ref}' if ref else ''}`",
                 exit=Exit.INPUT,
             )
         context.terminal.data({"agrees": True, "refs": [str(r.ref) for r in recipes]}, "every file agrees")
