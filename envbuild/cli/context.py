@@ -39,19 +39,29 @@ class Context:
         return Store.open(self.settings.store)
 
     def recipe(self, ref: str) -> Recipe:
-        """The recipe of ``name:tag``, checked."""
-        from envbuild.recipe import load_recipe, parse_ref
+        """The recipe of ``name:tag``, or of ``name`` where it has one tag; checked."""
+        from envbuild.recipe import find_ref, load_recipe
 
-        return load_recipe(parse_ref(ref), self.settings.recipes)
+        return load_recipe(find_ref(ref, self.settings.recipes), self.settings.recipes)
 
     def lock(self, recipe: Recipe) -> Lock:
-        """The recipe's lock, which must exist and agree with the recipe.
+        """The lock of the recipe's image, which must exist and agree with the recipe.
+
+        Every command that needs an image comes here: a recipe that makes none is refused in this place.
 
         Raises:
-            EnvbuildError: exit 3 where there is none, or where recipe and lock differ.
+            EnvbuildError: exit 2 where the recipe makes no image; exit 3 where there is no lock, or they differ.
         """
         from envbuild.lock import check, read_lock
 
+        if not recipe.makes_image:
+            raise EnvbuildError(
+                "makes-no-image",
+                f"{recipe.ref} makes a conda environment and no image",
+                where=recipe.where("makes"),
+                hint=f"`envbuild env create {recipe.ref} --prefix DIR` makes the environment",
+                exit=Exit.USAGE,
+            )
         if not recipe.lock_path.exists():
             raise EnvbuildError(
                 "no-lock",
@@ -73,22 +83,30 @@ class Context:
         return lock
 
     def conda_lock(self, recipe: Recipe) -> CondaLock:
-        """The recipe's conda lock, which must exist.
+        """The recipe's conda lock, which must exist and agree with the recipe.
 
         Raises:
-            EnvbuildError: exit 3 where there is none, or where it cannot be read.
+            EnvbuildError: exit 3 where there is none, where it cannot be read, or where recipe and lock differ.
         """
-        from envbuild.lock import read_conda_lock
+        from envbuild.lock import check_conda, read_conda_lock
 
+        hint = f"run `envbuild lock {recipe.ref} --only conda`"
+        where = str(recipe.conda_lock_path)
         if not recipe.conda_lock_path.exists():
             raise EnvbuildError(
-                "no-lock",
-                f"{recipe.ref} has no conda lock",
-                where=str(recipe.conda_lock_path),
-                hint=f"run `envbuild lock {recipe.ref} --only conda`",
+                "no-lock", f"{recipe.ref} has no conda lock", where=where, hint=hint, exit=Exit.INPUT
+            )
+        lock = read_conda_lock(recipe.conda_lock_path)
+        differences = check_conda(recipe, lock)
+        if differences:
+            raise EnvbuildError(
+                "lock-is-stale",
+                f"{recipe.ref}: recipe and conda lock differ:\n  " + "\n  ".join(differences),
+                where=where,
+                hint=hint,
                 exit=Exit.INPUT,
             )
-        return read_conda_lock(recipe.conda_lock_path)
+        return lock
 
     def workshop(self, lock: Lock, store: Store) -> Workshop:
         """What assembling ``lock`` needs of this machine."""

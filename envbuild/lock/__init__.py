@@ -1,8 +1,11 @@
 """Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""
 
 from envbuild.lock.compare import check, follows
+from envbuild.lock.conda.channels import CondaChannels
+from envbuild.lock.conda.check import check_conda, follows_conda
 from envbuild.lock.conda.file import conda_lock_bytes, parse_conda_lock, read_conda_lock
 from envbuild.lock.conda.model import CondaChannel, CondaLock, CondaPackage
+from envbuild.lock.conda.resolve import resolve_conda
 from envbuild.lock.file import lock_bytes, parse_lock, read_lock
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact, ImageLock, Lock, NativeLock
@@ -13,6 +16,7 @@ from envbuild.lock.sources import sources_for
 __all__ = [
     "Artifact",
     "CondaChannel",
+    "CondaChannels",
     "CondaLock",
     "CondaPackage",
     "ImageLock",
@@ -20,8 +24,10 @@ __all__ = [
     "Lock",
     "NativeLock",
     "check",
+    "check_conda",
     "conda_lock_bytes",
     "follows",
+    "follows_conda",
     "lock_bytes",
     "parse_conda_lock",
     "parse_lock",
@@ -29,5 +35,6 @@ __all__ = [
     "read_lock",
     "requirements_txt",
     "resolve",
+    "resolve_conda",
     "sources_for",
 ]

@@ -21,7 +21,7 @@ def check(recipe: Recipe, lock: Lock) -> list[str]:
     was edited by hand does not pass.
     """
     found = [] if recipe.ref == lock.ref else [f"the lock is that of {lock.ref}"]
-    found += _differences(recipe.to_dict(), lock.recipe, "")
+    found += differences(recipe.to_dict(), lock.recipe)
     return found or list(_locked(recipe, lock))
 
 
@@ -69,7 +69,11 @@ def _brought(recipe: Mapping[str, object], kind: str) -> tuple[str, ...]:
     return tuple(sorted({name for part in parts.values() for name in part[kind]}))
 
 
-def _differences(mine: object, theirs: object, key: str) -> Iterator[str]:
+def differences(mine: object, theirs: object, key: str = "") -> Iterator[str]:
+    """Where what a recipe says now (``mine``) is not what its lock remembers (``theirs``), one a line.
+
+    ``key`` is the dotted name of what is compared.
+    """
     if isinstance(mine, dict) and isinstance(theirs, dict):
         for name in sorted({*mine, *theirs}):
             inner = f"{key}.{name}" if key else name
@@ -78,7 +82,7 @@ def _differences(mine: object, theirs: object, key: str) -> Iterator[str]:
             elif name not in theirs:
                 yield f"{inner}: the recipe has {_text(mine[name])}, the lock nothing"
             else:
-                yield from _differences(mine[name], theirs[name], inner)
+                yield from differences(mine[name], theirs[name], inner)
     elif mine != theirs:
         yield f"{key}: the recipe has {_text(mine)}, the lock {_text(theirs)}"
 

@@ -24,7 +24,7 @@ from envbuild.recipe.model import (
     TorchPins,
 )
 from envbuild.recipe.parts import DEVEL
-from envbuild.recipe.suggest import nearest
+from envbuild.recipe.suggest import did_you_mean, listed, nearest
 from envbuild.recipe.table import Table
 
 # The OCI distribution spec's grammar of names (one component) and tags.
@@ -57,6 +57,31 @@ def parse_ref(text: str) -> Ref:
     return Ref(name=name, tag=tag)
 
 
+def find_ref(text: str, folders: Sequence[Path]) -> Ref:
+    """``name:tag``, or ``name`` alone where there is exactly one tag of it.
+
+    Raises:
+        EnvbuildError: exit 2, no reference, or a name with several tags (they are listed); exit 3, an unknown name.
+    """
+    if ":" in text or not _NAME.fullmatch(text):
+        return parse_ref(text)
+    known = _references(folders)
+    tags = [ref for ref in known if ref.name == text]
+    if len(tags) == 1:
+        return tags[0]
+    if tags:
+        raise EnvbuildError(
+            "wrong-reference", f'"{text}" has no tag, and there are {len(tags)} recipes of that name',
+            hint=f"Write one of {', '.join(str(ref) for ref in tags)}.", exit=Exit.USAGE,
+        )  # fmt: skip
+    names = list(dict.fromkeys(ref.name for ref in known))
+    offer = f"{did_you_mean(text, names)}The names are {listed(names)}. " if names else ""
+    raise EnvbuildError(
+        "no-recipe", f"there is no recipe {text} (searched: {_searched(folders)})",
+        hint=f"{offer}`envbuild list` shows what there is; `--recipes DIR` adds a folder.", exit=Exit.INPUT,
+    )  # fmt: skip
+
+
 def list_recipes(folders: Sequence[Path]) -> list[Recipe]:
     """All recipes in the folders, in natural order (``v2.9`` before ``v2.10``); of two with one name the first.
 
@@ -79,9 +104,8 @@ def load_recipe(ref: Ref, folders: Sequence[Path]) -> Recipe:
     known = [str(item) for item in _references(folders)]
     near = nearest(str(ref), known)
     offer = f"Did you mean {near[0]}? " if near else f"There are: {', '.join(known)}. " if known else ""
-    searched = ", ".join(str(folder) for folder in folders) or "no folder"
     raise EnvbuildError(
-        "no-recipe", f"there is no recipe {ref} (searched: {searched})",
+        "no-recipe", f"there is no recipe {ref} (searched: {_searched(folders)})",
         hint=f"{offer}`envbuild list` shows what there is; `--recipes DIR` adds a folder.", exit=Exit.INPUT,
     )  # fmt: skip
 
@@ -121,6 +145,10 @@ def read_recipe(path: Path, ref: Ref, folders: Sequence[Path]) -> Recipe:
     )  # fmt: skip
     gate.finish()
     return recipe
+
+
+def _searched(folders: Sequence[Path]) -> str:
+    return ", ".join(str(folder) for folder in folders) or "no folder"
 
 
 def _references(folders: Sequence[Path]) -> list[Ref]:

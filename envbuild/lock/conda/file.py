@@ -123,5 +123,7 @@ def _package_problems(package: CondaPackage) -> Iterator[str]:
     expected = f"{package.name}-{package.version}-{package.build}"
     if package.file not in {expected + suffix for suffix in _SUFFIXES}:
         yield f"file is {json.dumps(package.file)}, but must be {expected}.conda or .tar.bz2"
+    if package.noarch not in (None, "python", "generic"):
+        yield f"noarch is {json.dumps(package.noarch)}, but must be python or generic"
     if any(not spec.strip() for spec in (*package.depends, *package.constrains)):
         yield "depends or constrains holds an empty text"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from envbuild.lock.conda.model import CondaLock, CondaPackage
 
 if TYPE_CHECKING:
-    from rattler import GenericVirtualPackage, RepoDataRecord
+    from rattler import GenericVirtualPackage, PackageRecord, RepoDataRecord
 
 
 def to_package(record: RepoDataRecord, channel: str) -> CondaPackage:
@@ -79,4 +79,15 @@ def virtual_packages(virtual: dict[str, str]) -> list[GenericVirtualPackage]:
     for name, text in virtual.items():
         version, _, build = text.partition("=")
         found.append(GenericVirtualPackage(PackageName(name), Version(version), BuildString(build or "0")))
+    return found
+
+
+def virtual_records(virtual: dict[str, str]) -> dict[str, PackageRecord]:
+    """The virtual packages of a lock by name, as records that a MatchSpec can be held against."""
+    from rattler import BuildString, PackageRecord
+
+    found = {}
+    for name, text in virtual.items():
+        version, _, build = text.partition("=")
+        found[name] = PackageRecord(name, version, BuildString(build or "0"), 0, "linux-64")
     return found

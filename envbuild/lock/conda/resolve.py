@@ -12,7 +12,7 @@ from envbuild.lock.conda.explain import Asked, explained
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock
 from envbuild.lock.conda.records import to_record
 from envbuild.lock.conda.solve import Question, Solver, Unsolvable
-from envbuild.lock.conda.specs import Spec, environment_specs, interpreter_specs
+from envbuild.lock.conda.specs import Spec, environment_specs, interpreter_specs, virtual
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact
 from envbuild.lock.python.source import deepspeed_source
@@ -24,12 +24,6 @@ from envbuild.store import Http, Store
 
 if TYPE_CHECKING:
     from rattler import RepoDataRecord
-
-KERNEL = "4.18"
-"""``__linux`` of a lock: the kernel of RHEL 8, the oldest system with glibc 2.28."""
-
-ARCHITECTURE = "1=x86_64"
-"""``__archspec`` of a lock: any x86-64 processor."""
 
 
 def resolve_conda(
@@ -96,12 +90,6 @@ def resolve_conda(
     if previous is not None and replace(lock, exclude_newer=previous.exclude_newer) == previous:
         return previous
     return lock
-
-
-def virtual(recipe: Recipe) -> dict[str, str]:
-    """What a machine must have, said outright: the solver never looks at the one that it runs on."""
-    found = {"__archspec": ARCHITECTURE, "__glibc": recipe.conda.glibc, "__linux": KERNEL, "__unix": "0"}
-    return {"__cuda": recipe.cuda.version, **found} if recipe.makes_environment else found
 
 
 def _kept(

@@ -17,6 +17,12 @@ from envbuild.recipe.model import Recipe
 BUILD = ("pip", "setuptools", "wheel")
 """What pip needs in the environment to build DeepSpeed's source there without isolation."""
 
+KERNEL = "4.18"
+"""``__linux`` of a lock: the kernel of RHEL 8, the oldest system with glibc 2.28."""
+
+ARCHITECTURE = "1=x86_64"
+"""``__archspec`` of a lock: any x86-64 processor."""
+
 _LINUX = {
     "implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix",
     "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "platform_release": "",
@@ -67,6 +73,12 @@ def environment_specs(recipe: Recipe, needs: Iterable[str]) -> tuple[Spec, ...]:
             found += _requirement(recipe, text, "deepspeed.version", f"{why} ({text})")
         found += [Spec(text=name, key="deepspeed.version", why=f"{why}, which pip builds") for name in BUILD]
     return tuple({spec.text: spec for spec in reversed(found)}.values())[::-1]
+
+
+def virtual(recipe: Recipe) -> dict[str, str]:
+    """What a machine must have, said outright: the solver never looks at the one that it runs on."""
+    found = {"__archspec": ARCHITECTURE, "__glibc": recipe.conda.glibc, "__linux": KERNEL, "__unix": "0"}
+    return {"__cuda": recipe.cuda.version, **found} if recipe.makes_environment else found
 
 
 def pinned_version(recipe: Recipe, name: str, own: str) -> str:
