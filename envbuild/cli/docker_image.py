@@ -113,7 +113,7 @@ def _build(context: Context, ref: str, wish: Wish, seconds: dict[str, float]) ->
     recipe = context.recipe(ref)
     lock, conda = context.lock(recipe), context.conda_lock(recipe)
     rendered = render(recipe, lock, conda)
-    needs = needs_of(rendered, lock, conda)
+    needs = needs_of(recipe, lock, conda, rendered)
     images = _images(needs, wish.images)
     environ = context.settings.environ
     store = context.store()

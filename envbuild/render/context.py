@@ -19,6 +19,9 @@ from envbuild.layers.format import MTIME
 from envbuild.lock import CondaLock, Lock
 from envbuild.lock.conda.model import CondaPackage
 from envbuild.lock.model import Artifact
+from envbuild.recipe import Recipe
+from envbuild.render.dockerfile import build_packages
+from envbuild.render.pins import pins_for
 from envbuild.store import Store
 
 ARTIFACTS = "artifacts"
@@ -61,13 +64,14 @@ class BuildFolder:
     contexts: Mapping[str, Path]
 
 
-def needs_of(rendered: Mapping[str, str], lock: Lock, conda: CondaLock) -> Needs:
+def needs_of(recipe: Recipe, lock: Lock, conda: CondaLock, rendered: Mapping[str, str]) -> Needs:
     """Read from the rendered text what the build will ask for. A pure function.
 
     Args:
-        rendered: what :func:`envbuild.render.files.render` gave for one recipe.
+        recipe: a recipe that makes an image.
         lock: its lock.
         conda: its conda lock.
+        rendered: what :func:`envbuild.render.files.render` gave for them.
 
     Raises:
         EnvbuildError: exit 3; the rendered files name a hash that the lock does not have.
@@ -75,8 +79,8 @@ def needs_of(rendered: Mapping[str, str], lock: Lock, conda: CondaLock) -> Needs
     path = next(name for name in sorted(rendered) if name.endswith(".Dockerfile"))
     stem = path.removesuffix("Dockerfile")
     beside = {name: text for name, text in rendered.items() if name.startswith(stem) and name != path}
-    native = (lock.native.source, *lock.native.toolchain, *lock.native.build) if lock.native else ()
-    known = {item.sha256: item for item in (*lock.python, *native, *lock.debian)}
+    sources = (lock.native.source,) if lock.native else ()
+    known = {item.sha256: item for item in (*build_packages(lock, pins_for(recipe)), *sources, *lock.python)}
     wanted = dict.fromkeys(hash for text in beside.values() for hash in _HASH.findall(text))
     for hash in wanted:
         if hash not in known:
