@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -64,7 +65,7 @@ def build_wheel(folder, settings=None, metadata=None):
 
 @dataclass(frozen=True)
 class Index:
-    """An index with one source distribution; ``asked`` are the paths that it was asked for."""
+    """An index; ``asked`` are the paths that it was asked for."""
 
     url: str
     asked: list[str]
@@ -101,19 +102,36 @@ def source(needs: tuple[str, ...] = NEEDS) -> bytes:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
+def empty_wheel(name: str) -> bytes:
+    """Version 99.0 of a package, with a module of its name."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as wheel:
+        wheel.writestr(f"{name}/__init__.py", "")
+        wheel.writestr(
+            f"{name}-99.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n"
+        )
+        wheel.writestr(
+            f"{name}-99.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{name}-99.0.dist-info/RECORD", "")
+    return out.getvalue()
+
+
 def serve(file: str, data: bytes) -> Iterator[Index]:
+    """An index that has ``file`` as DeepSpeed, and any other name as an empty wheel."""
     asked: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            page = f'<a href="/files/{file}">{file}</a>'.encode()
-            body = {"/simple/deepspeed/": page, f"/files/{file}": data}.get(self.path)
-            if body is None:
-                self.send_error(404)
-                return
+            kind, _, name = self.path.strip("/").partition("/")
+            offered = file if name == "deepspeed" else f"{name.replace('-', '_')}-99.0-py3-none-any.whl"
+            page = kind == "simple"
+            body = f'<a href="/files/{offered}">{offered}</a>'.encode() if page else data
+            if not page and name != file:
+                body = empty_wheel(name.partition("-")[0])
             self.send_response(200)
-            self.send_header("Content-Type", "text/html" if body is page else "application/octet-stream")
+            self.send_header("Content-Type", "text/html" if page else "application/octet-stream")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -177,6 +195,10 @@ def installed(prefix: Path) -> set[str]:
     return {line.partition("==")[0] for line in done.stdout.split()}
 
 
+def remove_deepspeed(prefix: Path) -> None:
+    subprocess.run([prefix / "bin/python", "-m", "pip", "uninstall", "-qy", "deepspeed"], check=True)
+
+
 @pytest.fixture
 def files(recipe: Recipe, lock: CondaLock) -> dict[str, str]:
     """The rendered files, for the small source."""
@@ -194,27 +216,28 @@ def test_with_the_variables_pip_fetches_deepspeed_and_nothing_else(
     assert done.returncode == 0, done.stderr
     assert index.asked == DEEPSPEED_ONLY
     assert installed(prefix) - before == {"deepspeed"}
-    subprocess.run([prefix / "bin/python", "-m", "pip", "uninstall", "-qy", "deepspeed"], check=True)
+    remove_deepspeed(prefix)
 
 
-@pytest.mark.parametrize(
-    ("variables", "more"),
-    [
-        ({}, "/simple/setuptools/"),
-        ({"PIP_NO_DEPS": "1"}, "/simple/setuptools/"),
-        ({"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "1"}, "/simple/setuptools/"),
-        ({"PIP_NO_BUILD_ISOLATION": "0"}, "/simple/einops/"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, dict) else None,
-)
-def test_without_one_of_them_pip_wants_more_and_fails(
-    variables: dict[str, str], more: str, prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+@pytest.mark.parametrize("isolation", [{}, {"PIP_NO_BUILD_ISOLATION": "1"}], ids=["unset", "1"])
+def test_with_build_isolation_pip_fetches_setuptools_unchecked(
+    isolation: dict[str, str], prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
 ) -> None:
     """``1`` does not switch isolation off: pip takes the variable as the value of ``build_isolation``."""
-    done = as_conda_does(prefix, tmp_path, files, index, variables)
+    done = as_conda_does(prefix, tmp_path, files, index, {"PIP_NO_DEPS": "1", **isolation})
+    assert done.returncode == 0, done.stderr
+    assert index.asked[:3] == [*DEEPSPEED_ONLY, "/simple/setuptools/"]
+    assert "/files/setuptools-99.0-py3-none-any.whl" in index.asked
+    remove_deepspeed(prefix)
+
+
+def test_with_dependencies_pip_wants_more_and_fails(
+    prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+) -> None:
+    done = as_conda_does(prefix, tmp_path, files, index, {"PIP_NO_BUILD_ISOLATION": "0"})
     assert done.returncode != 0
-    assert index.asked[: len(DEEPSPEED_ONLY)] == DEEPSPEED_ONLY
-    assert more in index.asked
+    assert index.asked[:3] == [*DEEPSPEED_ONLY, "/simple/einops/"]
+    assert "In --require-hashes mode, all requirements must have their versions pinned" in done.stderr
     assert "deepspeed" not in installed(prefix)
 
 
