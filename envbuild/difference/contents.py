@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import json
 import os
 import re
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from envbuild.difference import lister
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.progress import Progress
 
@@ -34,7 +34,9 @@ _OWN_TO_THE_MACHINE = frozenset(
     )
 )
 """Members of a conda-meta record about where the package came from on this machine, and what the person asked for."""
-_PER_INSTALLATION = ("sha256_in_prefix", "prefix_placeholder", "size_in_bytes")
+_PER_INSTALLATION = ("sha256_in_prefix", "size_in_bytes")
+_MADE = ("unix_python_entry_point", "pyc_file")
+"""Kinds of paths in a conda-meta record that linking makes: what stands of their content is each place's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +85,15 @@ def compare_folders(first: Path, second: Path, progress: Progress) -> tuple[File
     found += [_only(path, "only in A", first) for path in sorted(mine.keys() - theirs.keys())]
     found += [_only(path, "only in B", second) for path in sorted(theirs.keys() - mine.keys())]
     differing |= {item.path for item in found}
-    return tuple(sorted((_byte_code(item, differing) for item in found), key=lambda item: item.path))
+    commands = _commands(first) & _commands(second)
+    told = [_generated(item, differing, commands) for item in found]
+    return tuple(sorted(told, key=lambda item: item.path))
+
+
+def _commands(folder: Path) -> set[str]:
+    """The commands that installers made from entry_points.txt."""
+    points = folder.glob("lib/python3.*/site-packages/*.dist-info/entry_points.txt")
+    return {name for path in points for name in lister.commands(lister.read_text(str(path)) or "")}
 
 
 def _tree(folder: Path) -> dict[str, os.stat_result]:
@@ -136,6 +146,8 @@ def _same_but_for_the_place(path: str, first: Path, second: Path, size: int) -> 
         return _record(left) == _record(right)
     if path.endswith(".dist-info/RECORD"):
         return _rows(left) == _rows(right)
+    if left[:2] == right[:2] == b"#!":
+        left, right = lister.without_shebang(left), lister.without_shebang(right)
     return _placeless(left, first) == _placeless(right, second)
 
 
@@ -170,28 +182,41 @@ def _record(data: bytes) -> object:
     kept = {key: member for key, member in value.items() if key not in _OWN_TO_THE_MACHINE}
     paths = kept.get("paths_data")
     if isinstance(paths, Mapping) and isinstance(paths.get("paths"), list):
-        kept["paths_data"] = [_without(item, _PER_INSTALLATION) for item in paths["paths"]]
+        kept["paths_data"] = [_path(item) for item in paths["paths"]]
     return kept
 
 
-def _without(value: object, keys: tuple[str, ...]) -> object:
+def _path(value: object) -> object:
+    """One of a record's paths without the hash and size that it has in this place alone."""
     if not isinstance(value, dict):
         return value
-    placed = value.get("prefix_placeholder") is not None or str(value.get("_path", "")).endswith(".pyc")
-    return {key: member for key, member in value.items() if not (placed and key in keys)}
+    made = value.get("path_type") in _MADE
+    own = (
+        (*_PER_INSTALLATION, "sha256")
+        if made
+        else _PER_INSTALLATION
+        if value.get("prefix_placeholder")
+        else ()
+    )
+    return {key: member for key, member in value.items() if key not in own}
 
 
 def _rows(data: bytes) -> object:
-    """RECORD's rows without the hashes of scripts and byte code, which hold the environment's path."""
+    """RECORD's rows of the package's own files; of scripts the names alone, since they hold the environment's path."""
     try:
-        rows = list(csv.reader(io.StringIO(data.decode())))
+        rows = lister.rows(data.decode())
     except (UnicodeDecodeError, csv.Error):
         return data
-    return sorted((row[0], *(() if _placed(row[0]) else row[1:])) for row in rows if row)
+    own = [(name, digest) for name, digest in rows if not _installers(name)]
+    return sorted(
+        (name, "" if name.startswith("../") and "/bin/" in name else digest) for name, digest in own
+    )
 
 
-def _placed(name: str) -> bool:
-    return name.endswith((".pyc", "/direct_url.json")) or (name.startswith("../") and "/bin/" in name)
+def _installers(name: str) -> bool:
+    """Whether a path below site-packages is one that installers write, each in its own way."""
+    folder, _, base = name.rpartition("/")
+    return base.endswith(".pyc") or (folder.endswith(".dist-info") and base in lister.INSTALLERS_OWN)
 
 
 def _expected(path: str) -> str | None:
@@ -199,8 +224,8 @@ def _expected(path: str) -> str | None:
     name = path.rpartition("/")[2]
     if path == "conda-meta/history":
         return "conda's history: it has the date"
-    if name == "direct_url.json" and ".dist-info/" in path:
-        return "where pip found the file on each machine"
+    if ".dist-info/" in path and name in lister.INSTALLERS_OWN - {"RECORD"}:
+        return "what the installer notes: its name, and where it found the file on each machine"
     return None
 
 
@@ -213,12 +238,18 @@ def _only(path: str, what: What, folder: Path) -> FileDifference:
     return FileDifference(path=path, what=what, hashes=hashes if what == "only in A" else hashes[::-1])
 
 
-def _byte_code(item: FileDifference, differing: set[str]) -> FileDifference:
-    """Byte code holds its source's time and place: it is expected to differ where the source does not."""
-    if not item.path.endswith(".pyc") or item.expected is not None or source_of(item.path) in differing:
-        return item
-    why = "byte code of a source that agrees; it holds the source's date and place"
-    return FileDifference(path=item.path, what=item.what, hashes=item.hashes, expected=why)
+def _generated(item: FileDifference, differing: set[str], commands: set[str]) -> FileDifference:
+    """What installers make from something that agrees is expected to differ: byte code, and commands."""
+    folder, _, name = item.path.rpartition("/")
+    if item.path.endswith(".pyc") and source_of(item.path) not in differing:
+        return replace(
+            item, expected="byte code of a source that agrees; it holds the source's date and place"
+        )
+    if folder == "bin" and lister.launched(name, commands):
+        return replace(item, expected="a command that each installer writes in its own way")
+    if item.expected is None and item.what != "content":
+        return replace(item, expected=_expected(item.path))
+    return item
 
 
 def source_of(path: str) -> str:

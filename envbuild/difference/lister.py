@@ -87,6 +87,11 @@ def commands(entry_points: str) -> set[str]:
     return {name.strip() for section in sections for name in parser.options(section)}
 
 
+def launched(script: str, launchers: Collection[str]) -> bool:
+    """Whether an installer made this script; pip makes ``pip3.11`` of ``pip`` besides, after its own Python."""
+    return script in launchers or re.sub(r"^(pip|easy_install)-?3(\.\d+)?$", r"\1", script) in launchers
+
+
 def rows(record: str) -> list[tuple[str, str]]:
     """Path and hash of RECORD's rows; those without a hash have an empty one."""
     return [(row[0], row[1]) for row in csv.reader(io.StringIO(record)) if len(row) == 3]
@@ -120,7 +125,7 @@ def installed_files(site: str, prefix: str, info: str, *, read_all: bool = False
             place = inside
         else:
             place = outside(path, prefix)
-            if place.endswith(".pyc") or (place.startswith("<scripts>/") and place[10:] in launchers):
+            if place.endswith(".pyc") or (place.startswith("<scripts>/") and launched(place[10:], launchers)):
                 continue
         if place.startswith("<scripts>/"):
             found[place] = script_hash(path)
@@ -138,6 +143,12 @@ def outside(path: str, prefix: str) -> str:
         return "<scripts>/" + inside[4:]
     match = re.match(r"include/(?:site/)?python[0-9.]+/(.+)", inside)
     return "<headers>/" + match.group(1) if match else "<data>/" + inside
+
+
+def home_of(site: str) -> str | None:
+    """The environment that a site-packages folder belongs to; None where it lies in no environment."""
+    match = re.fullmatch(r"(.+)/lib/python3[^/]*/(site|dist)-packages", site)
+    return match.group(1) if match else None
 
 
 def inner(path: str, folder: str) -> str | None:
@@ -164,7 +175,8 @@ def wheel_files(path: str) -> dict[str, str]:
     A wheel that cannot be read raises OSError, ValueError, KeyError or zipfile.BadZipFile.
     """
     with zipfile.ZipFile(path) as archive:
-        info = sorted({n.partition("/")[0] for n in archive.namelist() if ".dist-info/" in n})[0]
+        tops = {name.partition("/")[0] for name in archive.namelist()}
+        info = min(top for top in tops if top.endswith(".dist-info"))
         data = info[: -len(".dist-info")] + ".data/"
         found = {}
         for name, recorded in rows(archive.read(info + "/RECORD").decode()):
@@ -308,8 +320,8 @@ def listing(
     compiled: dict[str, list[str]] = {}
     seen: set[str] = set()
     for site in sites:
-        home = next((f for f in owned if (inner(site, f) or "").startswith("lib/python")), prefix)
-        for package in python_packages(site, home, owned[home], read_all=read_all):
+        home = home_of(site) or prefix
+        for package in python_packages(site, home, owned.get(home, ()), read_all=read_all):
             if package["name"] not in seen:  # the first on sys.path is what Python imports
                 seen.add(package["name"])
                 python.append(package)
