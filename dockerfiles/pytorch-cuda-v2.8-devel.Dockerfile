@@ -31,21 +31,24 @@ SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Only what the base lacks, so a base that has all of it needs no network here. Versions are not pinned: Ubuntu removes
 # old ones, so a pin would stop the build, not fix it; apt checks the archive's signature.
 # hadolint ignore=DL3008
-RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=type=secret,id=apt,target=/run/apt.list \
+RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=apt,target=/run/apt.list \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
     missing=(); \
     for name in binutils ca-certificates g++ gcc libc6-dev; do \
       [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$name" 2> /dev/null) == installed ]] || missing+=("$name"); \
     done; \
     if [[ -z ${missing[*]} ]]; then exit 0; fi; \
-    sources=(); \
-    if [[ -s /run/apt.list ]]; then sources=(-o Dir::Etc::SourceList=/run/apt.list -o Dir::Etc::SourceParts=/dev/null); fi; \
+    options=(); \
+    if [[ -s /run/ca.crt ]]; then options+=(-o Acquire::https::CAInfo=/run/ca.crt); fi; \
+    if [[ -s /run/apt.list ]]; then \
+      options+=(-o Dir::Etc::SourceList=/run/apt.list -o Dir::Etc::SourceParts=/dev/null); \
+    fi; \
     export DEBIAN_FRONTEND=noninteractive; \
     if [[ -d /run/artifacts/debs ]]; then \
       apt-get install --yes --no-install-recommends --no-download /run/artifacts/debs/*.deb; \
     else \
-      apt-get update "${sources[@]}"; \
-      apt-get install --yes --no-install-recommends "${sources[@]}" "${missing[@]}"; \
+      apt-get update "${options[@]}"; \
+      apt-get install --yes --no-install-recommends "${options[@]}" "${missing[@]}"; \
     fi; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/cache/ldconfig/aux-cache \
       /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
@@ -53,7 +56,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=
 # The interpreter: Python 3.11.15 and what it needs, 23 packages (Ubuntu has no release of Python 3.11).
 # They are only brought here; the next step compares their hashes, whoever brought them.
 COPY --from=micromamba /bin/micromamba /opt/micromamba
-RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=type=secret,id=channel,target=/run/channel \
+RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=channel,target=/run/channel \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
     --mount=type=bind,source=pytorch-cuda-v2.8-devel.conda.txt,target=/run/conda.txt \
     mkdir /tmp/conda; \
@@ -62,9 +65,14 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=
       exit 0; \
     fi; \
     list=$(< /run/conda.txt); \
-    if [[ -s /run/channel ]]; then mirror=$(< /run/channel); list=${list//"https://conda.anaconda.org/conda-forge"/"${mirror%/}"}; fi; \
+    if [[ -s /run/channel ]]; then \
+      mirror=$(< /run/channel); \
+      list=${list//"https://conda.anaconda.org/conda-forge"/"${mirror%/}"}; \
+    fi; \
     echo "$list" > /tmp/list.txt; \
-    /opt/micromamba create --no-rc --no-env --yes --download-only --ssl-verify /etc/ssl/certs/ca-certificates.crt \
+    ca=/etc/ssl/certs/ca-certificates.crt; \
+    if [[ -s /run/ca.crt ]]; then ca=/run/ca.crt; fi; \
+    /opt/micromamba create --no-rc --no-env --yes --download-only --ssl-verify "$ca" \
       --root-prefix /tmp/mamba --prefix /tmp/nothing --file /tmp/list.txt; \
     find /tmp/mamba/pkgs -type f \( -name '*.conda' -o -name '*.tar.bz2' \) -exec mv --target-directory=/tmp/conda {} +; \
     rm -rf /tmp/mamba /tmp/nothing /tmp/list.txt
@@ -90,7 +98,7 @@ RUN --network=none --mount=type=bind,source=pytorch-cuda-v2.8-devel.conda.txt,ta
 
 # Python packages are brought: those of the context `artifacts`, or from the index that pip.conf names.
 # pip runs DeepSpeed's setup.py even to download it, so what that imports is installed first, apart from the image.
-RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=type=secret,id=pip,target=/etc/pip.conf \
+RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
     --mount=type=bind,source=pytorch-cuda-v2.8-devel.build.txt,target=/run/build.txt \
@@ -98,6 +106,7 @@ RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=
     --mount=type=bind,source=pytorch-cuda-v2.8-devel.deepspeed.txt,target=/run/deepspeed.txt \
     if [[ -d /run/artifacts/wheels ]]; then ln --symbolic /run/artifacts/wheels /tmp/wheels; exit 0; fi; \
     export PIP_CERT=/etc/ssl/certs/ca-certificates.crt; \
+    if [[ -s /run/ca.crt ]]; then PIP_CERT=/run/ca.crt; fi; \
     /opt/conda/bin/python3.11 -m venv /tmp/pip; \
     download=(/tmp/pip/bin/pip download --no-deps --require-hashes --dest /tmp/wheels); \
     "${download[@]}" --only-binary :all: -r /run/build.txt; \
@@ -169,21 +178,24 @@ RUN --network=none /usr/local/cuda/bin/nvcc --version; test -f /usr/local/cuda/i
 # Only what the base lacks, so a base that has all of it needs no network here. Versions are not pinned: Ubuntu removes
 # old ones, so a pin would stop the build, not fix it; apt checks the archive's signature.
 # hadolint ignore=DL3008
-RUN --mount=type=secret,id=ca,target=/etc/ssl/certs/ca-certificates.crt --mount=type=secret,id=apt,target=/run/apt.list \
+RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=apt,target=/run/apt.list \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
     missing=(); \
     for name in ca-certificates g++ gcc git less libc6-dev openssh-client openssh-server pdsh procps tini; do \
       [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$name" 2> /dev/null) == installed ]] || missing+=("$name"); \
     done; \
     if [[ -z ${missing[*]} ]]; then exit 0; fi; \
-    sources=(); \
-    if [[ -s /run/apt.list ]]; then sources=(-o Dir::Etc::SourceList=/run/apt.list -o Dir::Etc::SourceParts=/dev/null); fi; \
+    options=(); \
+    if [[ -s /run/ca.crt ]]; then options+=(-o Acquire::https::CAInfo=/run/ca.crt); fi; \
+    if [[ -s /run/apt.list ]]; then \
+      options+=(-o Dir::Etc::SourceList=/run/apt.list -o Dir::Etc::SourceParts=/dev/null); \
+    fi; \
     export DEBIAN_FRONTEND=noninteractive; \
     if [[ -d /run/artifacts/debs ]]; then \
       apt-get install --yes --no-install-recommends --no-download /run/artifacts/debs/*.deb; \
     else \
-      apt-get update "${sources[@]}"; \
-      apt-get install --yes --no-install-recommends "${sources[@]}" "${missing[@]}"; \
+      apt-get update "${options[@]}"; \
+      apt-get install --yes --no-install-recommends "${options[@]}" "${missing[@]}"; \
     fi; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/cache/ldconfig/aux-cache \
       /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log

@@ -157,10 +157,20 @@ class TestInterpreter:
         serve(builder.root / "served", conda)
         assert builder.do(BRING).returncode == 0
         assert "--download-only" in builder.called
-        assert "--ssl-verify" in builder.called
+        assert "--ssl-verify /etc/ssl/certs/ca-certificates.crt " in builder.called.replace(
+            str(builder.root), ""
+        )
         assert "https://conda.invalid/small/linux-64/libz-1.3-h0_0.conda#sha256:" in builder.called
         assert builder.do(INSTALL).returncode == 0
         assert list((builder.root / "tmp").iterdir()) == []
+
+    def test_is_downloaded_with_the_authorities_that_come_as_a_secret(
+        self, builder: Builder, conda: CondaLock
+    ) -> None:
+        serve(builder.root / "served", conda)
+        (builder.root / "run/ca.crt").write_text("a certificate\n")
+        assert builder.do(BRING).returncode == 0
+        assert "--ssl-verify /run/ca.crt " in builder.called.replace(str(builder.root), "")
 
     @pytest.mark.parametrize("end", ["\n", "", "/\n"])
     def test_a_mirror_comes_as_a_secret_and_stays_nowhere(
@@ -237,6 +247,13 @@ class TestSystemPackages:
         assert self.install(builder, apt, self.ALL.replace("tini", "")) == [
             f"update {options}",
             f"install --yes --no-install-recommends {options} tini",
+        ]
+
+    def test_authorities_come_as_a_secret(self, builder: Builder, apt: dict[str, str]) -> None:
+        (builder.root / "run/ca.crt").write_text("a certificate\n")
+        assert self.install(builder, apt, self.ALL.replace("tini", "")) == [
+            "update -o Acquire::https::CAInfo=/run/ca.crt",
+            "install --yes --no-install-recommends -o Acquire::https::CAInfo=/run/ca.crt tini",
         ]
 
     def test_packages_that_the_host_fetched_need_no_network(
