@@ -33,7 +33,7 @@ def render(recipe: Recipe, lock: Lock | None, conda: CondaLock) -> dict[str, str
 def check(recipe: Recipe, lock: Lock | None, conda: CondaLock, folder: Path) -> list[str]:
     """Where the files under ``folder`` differ from what recipe and locks give: unified diffs, empty if nowhere.
 
-    Each hunk starts with ``file:line``. A missing file counts as empty.
+    Each hunk starts with ``file:line`` of its first difference. A missing file counts as empty.
     """
     differences: list[str] = []
     for name, expected in render(recipe, lock, conda).items():
@@ -82,9 +82,10 @@ def _diff(name: str, seen: str, expected: str) -> list[str]:
     if not lines and seen != expected:
         return [f"{name}:1: line ends differ"]
     marked: list[str] = []
-    for line in lines:
+    for position, line in enumerate(lines):
         hunk = _HUNK.match(line)
         if hunk:
-            marked.append(f"{name}:{hunk.group(1)}:")
+            unchanged = lines[position + 1].startswith(" ")  # with n=1 at most one such line
+            marked.append(f"{name}:{max(1, int(hunk.group(1)) + unchanged)}:")
         marked.append(line)
     return marked

@@ -249,7 +249,7 @@ def test_check_says_file_and_line_of_an_edit(given: Given, tmp_path: Path) -> No
     at = lines.index("WORKDIR /workspace")
     path.write_text("\n".join([*lines[:at], "WORKDIR /elsewhere", *lines[at + 1 :], ""]))
     differences = check(*given, tmp_path)
-    assert f"{DOCKERFILE}:{at}:" in differences  # the line of context before it
+    assert f"{DOCKERFILE}:{at + 1}:" in differences
     assert "-WORKDIR /elsewhere" in differences
     assert "+WORKDIR /workspace" in differences
 
