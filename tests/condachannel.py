@@ -14,7 +14,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from condapackage import PLACEHOLDER, TIME, File, Link, Package, files_below, index_channel
@@ -213,6 +213,34 @@ def _locked(file: str, record: dict[str, object]) -> CondaPackage:
     )
 
 
+def standins(lock: CondaLock, folder: Path) -> CondaLock:
+    """A channel with a small package for each of a real lock, and the lock of it.
+
+    Names, versions, builds and dependencies are the real ones. Python and pip work; the others hold one file each,
+    a ``noarch: python`` one a module.
+    """
+    python, pip = python_package(), pip_package()
+    packages: list[CondaPackage] = []
+    for item in lock.packages:
+        name = item.name.replace("-", "_").replace(".", "_")
+        module = {f"site-packages/standin_{name}.py": File(data=f"NAME = {item.name!r}\n".encode())}
+        shared = {f"share/standins/{item.name}": File(data=item.build.encode())}
+        real = {"python": python, "pip": pip}.get(item.name)
+        made = Package(
+            name=item.name, version=item.version, build=item.build, depends=item.depends, constrains=item.constrains,
+            noarch="python" if item.noarch == "python" else "generic" if item.noarch else None,
+            files=real.files if real else module if item.noarch == "python" else shared,
+            entry_points=real.entry_points if real else (), license=item.license or "MIT",
+        )  # fmt: skip
+        data = made.write(folder).read_bytes()
+        digest, md5 = hashlib.sha256(data).hexdigest(), hashlib.md5(data, usedforsecurity=False).hexdigest()
+        packages.append(
+            replace(item, file=made.file, size=len(data), sha256=digest, md5=md5, timestamp=made.timestamp)
+        )
+    index_channel(folder)
+    return replace(lock, packages=tuple(packages))
+
+
 def serve_channel(server: FaultyServer, channel: Path, at: str = "/small") -> str:
     """Have ``server`` serve a channel folder; returns the channel's address there, ending with ``/``."""
     for path in sorted(channel.rglob("*")):
@@ -239,18 +267,23 @@ class Sdist:
 
 _BACKEND = '''\
 """Builds the wheel of the folder that it lies in, with the standard library alone."""
-import base64, hashlib, os, zipfile
+import base64, hashlib, os, subprocess, zipfile
 
 NAME = "deepspeed-VERSION"
 MAIN = "\\n\\n\\ndef main():\\n    print(BUILT)\\n"
 METADATA = "Metadata-Version: 2.1\\nName: deepspeed\\nVersion: VERSION\\nRequires-Dist: nowhere\\n"
 
 
+def commit():
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+
+
 def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     FAIL
     kind = os.environ.get("DS_ACCELERATOR", "cpu") + " " + repr(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    kind = repr(kind) + "\\nCOMMIT = " + repr(commit())
     files = {
-        "deepspeed/__init__.py": "__version__ = 'VERSION'\\nBUILT = " + repr(kind) + MAIN,
+        "deepspeed/__init__.py": "__version__ = 'VERSION'\\nBUILT = " + kind + MAIN,
         NAME + ".data/scripts/deepspeed": "#!python\\nfrom deepspeed import main\\nmain()\\n",
         NAME + ".dist-info/entry_points.txt": "[console_scripts]\\nds_report = deepspeed:main\\n",
         NAME + ".dist-info/METADATA": METADATA,
@@ -261,7 +294,7 @@ def build_wheel(wheel_directory, config_settings=None, metadata_directory=None):
     with zipfile.ZipFile(os.path.join(wheel_directory, wheel), "w") as archive:
         for name, text in files.items():
             info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
-            info.external_attr = (0o755 if "/scripts/" in name else 0o644) << 16
+            info.external_attr = (0o100755 if "/scripts/" in name else 0o100644) << 16
             archive.writestr(info, text)
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             rows.append(f"{name},sha256={digest},{len(text)}\\n")

@@ -12,9 +12,13 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock
 
 
-@click.group(name="env")
-def command() -> None:
+@click.group(name="env", invoke_without_command=True)
+@click.pass_context
+def command(ctx: click.Context) -> None:
     """Conda environments from the lock, without conda."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(int(Exit.USAGE))
 
 
 @command.command(name="create")

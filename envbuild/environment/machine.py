@@ -115,8 +115,8 @@ def _notes(
         )
     if cuda and _CUDA in virtual and Version(virtual[_CUDA]) < Version(cuda):
         return (
-            f"the driver here is for CUDA {virtual[_CUDA]}, and the lock was made for {cuda}: the packages allow it "
-            "(CUDA's minor versions are compatible); what is compiled to PTX needs a newer driver",
+            f"the driver here is for CUDA {virtual[_CUDA]}, the lock for {cuda}: the packages allow it "
+            "(minor versions are compatible)",
         )
     return ()
 

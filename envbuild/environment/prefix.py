@@ -58,6 +58,11 @@ class Claim:
         """The descriptor that holds the lock: a child that has it keeps the prefix claimed while it lives."""
         return self._handle
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the folder was not there before."""
+        return self.path in self._made
+
     def finish(self) -> None:
         """The environment is whole."""
         remove_tree(self.work)

@@ -126,6 +126,9 @@ def pip_install(claim: Claim, lock: CondaLock, store: Store, progress: Progress)
         "DS_BUILD_OPS": "0",
         "CUDA_VISIBLE_DEVICES": "",
         "TMPDIR": str(claim.work / "tmp"),
+        "GIT_CEILING_DIRECTORIES": str(
+            claim.work
+        ),  # DeepSpeed writes down the commit of a repository around it
     }
     names = ", ".join(f"{item.name} {item.version}" for item in lock.pip)
     with progress.task(f"pip install {names}"):
@@ -161,7 +164,8 @@ def seal(claim: Claim, from_packages: set[str]) -> None:
 
 def close(claim: Claim) -> None:
     """The last step: the prefix is no longer unfinished."""
-    _set_mode(str(claim.path), claim.path.stat(), at_least=0)
+    if claim.is_new:
+        claim.path.chmod(0o755)
     claim.finish()
     os.utime(claim.path, (MTIME, MTIME))
 
