@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda.channels import CondaChannels
-from envbuild.lock.conda.explain import Asked, explained
+from envbuild.lock.conda.clash import Asked
+from envbuild.lock.conda.explain import explained
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock
 from envbuild.lock.conda.records import to_record
 from envbuild.lock.conda.solve import Question, Solver, Unsolvable
@@ -66,6 +67,7 @@ def resolve_conda(
     before = f"{date}T23:59:59Z"
     source = _source(recipe, indexes, http, store, progress, before)
     specs = _specs(recipe, source, store)
+    _check_specs(recipe, specs)
     question = Question(
         channels=recipe.conda.channels,
         specs=tuple(spec.text for spec in specs),
@@ -120,6 +122,21 @@ def _specs(recipe: Recipe, source: Artifact | None, store: Store) -> tuple[Spec,
         needs = requirements_of(store.artifact(source.sha256), name=source.name, version=source.version)
         needs += BUILT_REQUIREMENTS
     return environment_specs(recipe, needs)
+
+
+def _check_specs(recipe: Recipe, specs: Sequence[Spec]) -> None:
+    """Each must be one that conda understands."""
+    from rattler import MatchSpec
+    from rattler.exceptions import InvalidMatchSpecError
+
+    for spec in specs:
+        try:
+            MatchSpec(spec.text)
+        except InvalidMatchSpecError as error:
+            raise EnvbuildError(
+                "wrong-matchspec", f'conda does not understand "{spec.text}": {error}', exit=Exit.INPUT,
+                hint='Write a MatchSpec such as "gxx" or "numpy >=2,<3".', where=recipe.where(spec.key),
+            ) from None  # fmt: skip
 
 
 def _check_upgrade(recipe: Recipe, previous: CondaLock | None, upgrade: Sequence[str]) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda import refusal
 from envbuild.lock.conda.channels import SUBDIRS, CondaChannels, canonical_url
 from envbuild.lock.conda.model import CondaChannel, CondaPackage
@@ -63,8 +62,8 @@ class Solver:
 
         Raises:
             Unsolvable: no set of packages fits.
-            EnvbuildError: exit 4, a channel cannot be reached, or serves what is no repodata; exit 2, a spec that is
-                none.
+            EnvbuildError: exit 4, a channel cannot be reached; exit 5, it serves
+                what is no repodata.
         """
         from rattler import solve
 
@@ -114,7 +113,7 @@ class Solver:
         return self._gateway
 
     def _run(self, channels: Sequence[str], work: Callable[[], Coroutine[Any, Any, _Result]]) -> _Result:
-        from rattler.exceptions import InvalidMatchSpecError, SolverError
+        from rattler.exceptions import SolverError
 
         async def awaited() -> _Result:
             return await work()
@@ -123,11 +122,6 @@ class Solver:
             return asyncio.run(awaited())
         except SolverError as error:
             raise Unsolvable(str(error)) from None
-        except InvalidMatchSpecError as error:
-            raise EnvbuildError(
-                "wrong-matchspec", f"conda does not understand what is asked for: {error}", exit=Exit.INPUT,
-                hint='Write a MatchSpec in [conda] packages, such as "gxx" or "numpy >=2,<3".',
-            ) from None  # fmt: skip
         except Exception as error:
             raise refusal.of_channel(self._channels, channels, error) from None
 
