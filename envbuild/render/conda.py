@@ -142,6 +142,7 @@ def _head(recipe: Recipe, conda: CondaLock, form: str) -> dict[str, object]:
         "ref": ref,
         "name": f"{ref.name}-{ref.tag}",
         "description": one_line(recipe.description),
+        "declared": _declared(recipe),
         "command": f"envbuild render {ref}" if rendered else f"envbuild export {ref} --format {form}",
         "checked": rendered,
         "file": FILES,
@@ -152,3 +153,11 @@ def _head(recipe: Recipe, conda: CondaLock, form: str) -> dict[str, object]:
         ),
         "cuda": conda.virtual.get("__cuda"),
     }
+
+
+def _declared(recipe: Recipe) -> str:
+    """The differences from the image that the recipe declares, in words; empty where it makes none."""
+    if not recipe.makes_image:
+        return ""
+    versions = [f"{name} {version}" for name, version in sorted(recipe.conda.versions.items())]
+    return ", ".join([*versions, *(f"no {name}" for name in recipe.conda.without)])

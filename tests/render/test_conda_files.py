@@ -335,6 +335,19 @@ def test_a_description_cannot_leave_its_comment(recipe: Recipe, lock: CondaLock)
         assert not re.search(r"^(@EXPLICIT\nname|name: evil)", text, re.M)
 
 
+def test_what_a_recipe_declares_to_be_other_than_its_image_is_said(recipe: Recipe, lock: CondaLock) -> None:
+    other = load_recipe(Ref(name="pytorch-cuda", tag="v2.7"), RECIPES)
+    conda = read_conda_lock(other.conda_lock_path)
+    for form in set(FILES) - {"deepspeed"}:
+        (line,) = [line for line in conda_export(other, conda, form).splitlines() if "declares: " in line]
+        said = line.partition("declares: ")[2].rstrip(".").split(", ")
+        assert said[: len(other.conda.versions)] == [
+            f"{name} {v}" for name, v in sorted(other.conda.versions.items())
+        ]
+        assert said[len(other.conda.versions) :] == [f"no {name}" for name in other.conda.without]
+        assert "declares" not in conda_export(recipe, lock, form)
+
+
 def envbuild(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("envbuild")
     return subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
