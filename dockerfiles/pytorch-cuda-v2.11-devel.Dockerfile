@@ -142,12 +142,13 @@ RUN --network=none --mount=type=bind,from=artifacts,target=/run/artifacts \
       --no-index --find-links /build/out --no-deps --root-user-action ignore deepspeed==0.19.8; \
     rm -rf /build
 
-# Refuse anything but the CUDA operator, for every architecture.
+# Refuse anything but the CUDA operator, for every architecture. Triton brings a cuobjdump for bases without one.
 RUN --network=none \
     module=$(ls /opt/venv/lib/python3.11/site-packages/deepspeed/ops/adam/fused_adam_op.*.so); \
     readelf --dynamic "$module" > /tmp/dynamic; \
     grep --fixed-strings libcudart.so /tmp/dynamic; \
     if grep --fixed-strings /opt/conda /tmp/dynamic; then exit 1; fi; \
+    PATH=/usr/local/cuda/bin:$PATH:/opt/venv/lib/python3.11/site-packages/triton/backends/nvidia/bin; \
     cuobjdump --list-elf "$module" > /tmp/code; \
     cuobjdump --list-ptx "$module" >> /tmp/code; \
     grep --fixed-strings .sm_75.cubin /tmp/code; \
