@@ -34,12 +34,14 @@ _CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CER
 class Wish:
     """What was asked for on the command line.
 
-    ``images`` are the ``--build-arg`` assignments, ``apt`` a sources.list that replaces the base's own.
+    ``images`` are the ``--build-arg`` assignments, ``apt`` a sources.list that replaces the base's own; ``fresh`` is
+    ``--no-cache``.
     """
 
     images: Mapping[str, str]
     network: str
     apt: Path | None
+    fresh: bool
     output: Path | None
     require_verdict: bool
 
@@ -135,6 +137,8 @@ def _build(context: Context, ref: str, wish: Wish, seconds: dict[str, float]) ->
             secrets=_secrets(needs, environ, wish.apt),
             network=wish.network,
             epoch=_epoch(lock.created),
+            labels=_base_labels(wish.images.get("BASE")),
+            fresh=wish.fresh,
         )
         with _stage(seconds, "build"):
             made = buildx.build(order, log=log, progress=progress)
@@ -213,6 +217,14 @@ def _secrets(needs: Needs, environ: Mapping[str, str], apt: Path | None) -> dict
     if apt is not None:
         found["apt"] = apt.absolute()
     return {id: path for id, path in found.items() if id in needs.secrets}
+
+
+def _base_labels(base: str | None) -> dict[str, str]:
+    """What the image says it is shipped on, where that is not what the Dockerfile names."""
+    if base is None:
+        return {}
+    name, _, digest = base.partition("@")
+    return {"org.opencontainers.image.base.name": name, "org.opencontainers.image.base.digest": digest}
 
 
 def _new_log(store: Store, name: str) -> Path:

@@ -48,6 +48,7 @@ _DEBIAN, _NVIDIA = "debian", "nvidia"
     type=click.Choice(("default", "none", "host")),
     help="With --builder docker: what its steps have; none where the base lacks no package [default: default].",
 )
+@click.option("--no-cache", is_flag=True, help="With --builder docker: run every step again.")
 @click.option(
     "--apt-sources",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
@@ -71,6 +72,7 @@ def command(
     arguments: tuple[str, ...],
     network: str | None,
     apt_sources: Path | None,
+    no_cache: bool,
     devel: bool,
     output: Path | None,
     no_load: bool,
@@ -94,11 +96,14 @@ def command(
             images=assignments(arguments),
             network=network or "default",
             apt=apt_sources,
+            fresh=no_cache,
             output=output,
             require_verdict=require_verdict,
         )
         return image_by_docker(context, ref, wish)
-    _fits_oci(ref, base, docker_only=bool(arguments or network or apt_sources), verify_it=verify_it)
+    _fits_oci(
+        ref, base, docker_only=bool(arguments or network or apt_sources or no_cache), verify_it=verify_it
+    )
     ready = build(context, ref, base=None if base == _DEBIAN else base)
     recipe, built, image = ready.recipe, ready.built, ready.image
     verification = verify(ready.lock, built.image, ready.workshop) if verify_it else None
@@ -159,7 +164,7 @@ def _fits_oci(ref: str, base: str, *, docker_only: bool, verify_it: bool) -> Non
     if docker_only:
         raise EnvbuildError(
             "options-contradict",
-            "--build-arg, --network and --apt-sources are for a build by Docker",
+            "--build-arg, --network, --no-cache and --apt-sources are for a build by Docker",
             hint=f"`envbuild image {ref} --builder docker --base nvidia …`, or leave them out",
             exit=Exit.USAGE,
         )

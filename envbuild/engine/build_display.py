@@ -17,7 +17,8 @@ LAST_LINES = 15
 """How much of a failed step's output an error quotes."""
 
 _FLAGS = re.compile(r"--(?:mount|network|security|link|chmod|chown|from|parents)\b\S*\s+")
-_QUIET = re.compile(r"\[internal\]|\[context \S+\] load \.dockerignore")
+_QUIET = re.compile(r"\[internal\]|\[context \S+\] load ")
+_SENT = re.compile(r"\[context (\S+)\] load from client")
 _WIDTH = 72
 _BEAT = 5.0
 
@@ -99,8 +100,9 @@ class Display:
         known.name = known.name or event.name
         if new:
             self._log.write(f"\n=== {event.name}{' (cached)' if event.cached else ''}\n")
-        if event.started and not event.ended and event.key not in self._tasks and not known.ended:
-            self._open(event)
+        idle = event.key not in self._tasks and not known.ended
+        if event.started and not event.ended and idle and not _QUIET.match(event.name):
+            self._open(event.key, short(event.name), None, "lines")
         if event.ended:
             known.ended, known.cached = True, event.cached
             if event.error:
@@ -108,17 +110,9 @@ class Display:
                 self._log.write(f"--- failed: {event.error}\n")
             self._close(event.key, failed=bool(event.error))
 
-    def _open(self, event: Step) -> None:
-        transfer = _transferred(event.name)
-        if _QUIET.match(event.name) or (transfer and not self._sizes.get(transfer)):
-            return
+    def _open(self, key: str, label: str, total: int | None, unit: str) -> None:
         stack = ExitStack()
-        if transfer:
-            label, total, unit = f"send {transfer} to Docker", self._sizes[transfer], "B"
-        else:
-            label, total, unit = short(event.name), None, "lines"
-        task = stack.enter_context(self._progress.task(label, total=total, unit=unit))
-        self._tasks[event.key] = (stack, task)
+        self._tasks[key] = (stack, stack.enter_context(self._progress.task(label, total=total, unit=unit)))
 
     def _close(self, key: str, *, failed: bool) -> None:
         if key not in self._tasks:
@@ -133,16 +127,19 @@ class Display:
         known = self.steps.setdefault(event.key, Seen(name=""))
         lines = [line.rstrip() for line in event.text.replace("\r", "\n").split("\n") if line.strip()]
         known.lines.extend(lines)
-        if event.key in self._tasks and not _transferred(known.name):
+        if event.key in self._tasks:
             self._tasks[event.key][1].advance(len(lines))
 
     def _amount(self, event: Amount) -> None:
+        """A context on its way. Its step starts and ends once before that: BuildKit asks what it is."""
+        found = _SENT.fullmatch(self.steps[event.key].name) if event.key in self.steps else None
         before = self._moved.get((event.key, event.part), 0)
-        if event.current > before:
-            self._moved[(event.key, event.part)] = event.current
-            name = self.steps[event.key].name if event.key in self.steps else ""
-            if event.key in self._tasks and _transferred(name):
-                self._tasks[event.key][1].advance(event.current - before)
+        if found is None or event.current <= before or found[1] not in self._sizes:
+            return
+        self._moved[(event.key, event.part)] = event.current
+        if event.key not in self._tasks:
+            self._open(event.key, f"send {found[1]} to Docker", self._sizes[found[1]], "B")
+        self._tasks[event.key][1].advance(event.current - before)
 
     def _text(self, event: Text) -> None:
         self._log.write(event.text + "\n")
@@ -151,12 +148,6 @@ class Display:
 
 class _Stopped(Exception):
     """Tells a task that its step did not end well: it says no ✓."""
-
-
-def _transferred(name: str) -> str | None:
-    """The context that a step sends to the engine."""
-    found = re.fullmatch(r"\[context (\S+)\] load from client", name)
-    return found[1] if found else None
 
 
 def short(name: str) -> str:

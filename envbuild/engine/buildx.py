@@ -42,6 +42,8 @@ class Order:
         secrets: files by id, which the build may read and the image does not get.
         network: what RUN steps have: ``none``, ``default`` or ``host``.
         epoch: seconds since 1970: the image's time (SOURCE_DATE_EPOCH).
+        labels: labels that win over the Dockerfile's.
+        fresh: whether every step is run, though its result is cached.
     """
 
     name: str
@@ -53,6 +55,8 @@ class Order:
     secrets: Mapping[str, Path] = field(default_factory=dict)
     network: str = "default"
     epoch: int = 0
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +190,8 @@ class Buildx:
                 f"--build-arg={name}" for name in proxies
             ),  # the value, which may hold a password, from the environment
             *(f"--build-context={key}={value}" for key, value in order.contexts.items()),
+            *(f"--label={key}={value}" for key, value in order.labels.items()),
+            *(["--no-cache"] if order.fresh else []),
             *(f"--secret=id={key},src={value}" for key, value in order.secrets.items()),
             str(order.folder),
         ]

@@ -13,14 +13,22 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
 
+_MAKES_LAYER = ("RUN ", "COPY ", "ADD ", "WORKDIR ")
+"""The steps of a Dockerfile that BuildKit makes a layer for, even an empty one."""
+
+_NAME = 120
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltLayer:
-    """One layer as the engine tells of it: the step that made it, its plain digest, its plain size in bytes."""
+    """One layer as the engine tells of it: the step that made it, its plain digest, its plain size in bytes.
+
+    ``name`` is empty and ``size`` is ``None`` where the engine does not tell which step made it.
+    """
 
     name: str
     diff_id: str
-    size: int
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,20 +87,20 @@ def inspect_built(client: Any, name: str, layout: Layout) -> BuiltImage | None:
 
 
 def _layers(diff_ids: tuple[str, ...], history: list[dict[str, Any]]) -> tuple[BuiltLayer, ...]:
-    """Bottom first. The history does not say which of its entries have a layer: those without have no bytes.
+    """Bottom first. The history does not say which of its entries have a layer: some that have one are empty.
 
-    Where the numbers do not agree (an empty layer), layers go without the name of their step.
+    Where the numbers do not agree, layers go without name and size.
     """
-    made = [entry for entry in reversed(history) if entry.get("Size")]
+    steps = [
+        (" ".join(str(entry.get("CreatedBy") or "").split()), int(entry.get("Size") or 0))
+        for entry in reversed(history)
+    ]
+    made = [(name, size) for name, size in steps if size or name.startswith(_MAKES_LAYER)]
     if len(made) != len(diff_ids):
-        return tuple(BuiltLayer(name="", diff_id=diff_id, size=0) for diff_id in diff_ids)
+        return tuple(BuiltLayer(name="", diff_id=diff_id, size=None) for diff_id in diff_ids)
     return tuple(
-        BuiltLayer(
-            name=" ".join(str(entry.get("CreatedBy") or "").split())[:120],
-            diff_id=diff_id,
-            size=int(entry["Size"]),
-        )
-        for diff_id, entry in zip(diff_ids, made, strict=True)
+        BuiltLayer(name=name[:_NAME], diff_id=diff_id, size=size)
+        for diff_id, (name, size) in zip(diff_ids, made, strict=True)
     )
 
 
