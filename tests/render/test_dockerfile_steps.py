@@ -9,11 +9,14 @@ from __future__ import annotations
 import ensurepip
 import hashlib
 import http.server
+import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -77,8 +80,8 @@ class Builder:
             else:
                 (root / "run" / f"{last}.txt").write_text(text)
 
-    def do(self, part: str) -> subprocess.CompletedProcess[str]:
-        return step(self.text, part).run(self.root, self.env)
+    def do(self, part: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return step(self.text, part).run(self.root, {**self.env, **env})
 
     @property
     def called(self) -> str:
@@ -281,6 +284,32 @@ def make_wheel(folder: Path, name: str, body: str) -> Path:
     return path
 
 
+def make_source(folder: Path) -> Path:
+    """A source of "deepspeed" whose build imports a package that is not there by itself, as the real one does."""
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: deepspeed\nVersion: 0.19.8\n",
+        "pyproject.toml": '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "made"\nbackend-path = ["."]\n',
+        "made.py": """
+import os
+import setuptools
+
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    name = f"{setuptools.name}-0.19.8.dist-info"
+    os.mkdir(f"{folder}/{name}")
+    with open(f"{folder}/{name}/METADATA", "w") as out:
+        out.write(f"Metadata-Version: 2.1\\nName: {setuptools.name}\\nVersion: 0.19.8\\n")
+    return name
+""",
+    }
+    path = folder / "deepspeed-0.19.8.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"deepspeed-0.19.8/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
 def pip_wheel() -> Path:
     """The one that Python's ensurepip has."""
     folders = [Path(ensurepip.__file__).parent / "_bundled", Path("/usr/share/python-wheels")]
@@ -322,6 +351,35 @@ class TestPythonPackages:
         assert not (site / "tqdm-1.0.dist-info/direct_url.json").exists()
         assert {path.lstat().st_mtime for path in site.rglob("*")} == {MTIME}
         assert list(site.rglob("*.pyc")) == []
+
+    def test_are_downloaded_from_the_index_of_pip_conf_where_nothing_was_fetched(
+        self, tmp_path: Path, conda: CondaLock
+    ) -> None:
+        root, index = tmp_path / "root", tmp_path / "index"
+        index.mkdir()
+        pip, tqdm = shutil.copy(pip_wheel(), index), make_wheel(index, "tqdm", "bar = 1\n")
+        tools, source = make_wheel(index, "setuptools", "name = 'deepspeed'\n"), make_source(index)
+        recipe = small_recipe()
+        lock = small_lock(recipe)
+        item = lock.python[0]
+        assert lock.native is not None
+        native = replace(
+            lock.native,
+            source=replace(locked(item, source), kind="sdist", version="0.19.8"),
+            build=(locked(item, tools),),
+        )
+        python = (locked(item, Path(pip)), locked(item, tqdm))
+        made = Builder(recipe, replace(lock, python=python, native=native), conda, root)
+        (root / "opt/conda/bin").mkdir(parents=True)
+        (root / "opt/conda/bin/python3.11").symlink_to(made.env["PYTHON"])
+        configuration = tmp_path / "pip.conf"
+        configuration.write_text(f"[global]\nno-index = true\nfind-links = {index}\n")
+        done = made.do("pip download", PIP_CONFIG_FILE=str(configuration), HOME=str(tmp_path))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert sorted(path.name for path in (root / "tmp/wheels").iterdir()) == sorted(
+            path.name for path in index.iterdir()
+        )
+        assert [path.name for path in (root / "tmp").iterdir()] == ["wheels"]
 
     @pytest.mark.parametrize("name", ["tqdm", "pip"])
     def test_other_bytes_under_a_locked_name_are_refused(self, python: Builder, name: str) -> None:
