@@ -2,13 +2,14 @@
 
 A process of its own, since py-rattler's threads go on unpacking after an error or an interrupt: only ending the
 process stops them. ``main`` reads a JSON object from stdin (``prefix``, ``files``, ``lock``) and prints JSON lines:
-``{"packages": n}`` whenever that many more are linked, ``{"failed": text}`` at the end where it failed.
+``{"packages": 1}`` for each that is linked, and at the end ``{"done": true}`` or ``{"failed": text}``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -48,20 +49,23 @@ def link(lock: CondaLock, prefix: Path, files: Path) -> None:
     )
 
 
-def main() -> int:
-    """Read what to do, do it, say what happened."""
+def main() -> None:
+    """Read what to do, do it, say what happened, and end at once.
+
+    The interpreter is not wound up: a thread of py-rattler's that still reports then would abort the process.
+    """
     given = json.load(sys.stdin)
-    prefix, path = Path(given["prefix"]), Path("conda.lock.json")
-    lock = parse_conda_lock(given["lock"].encode(), path)
+    lock = parse_conda_lock(given["lock"].encode(), Path("conda.lock.json"))
     try:
-        link(lock, prefix, Path(given["files"]))
+        link(lock, Path(given["prefix"]), Path(given["files"]))
     except (
         Exception
     ) as error:  # whatever py-rattler raises: it has one type for each step, and none in common
         say({"failed": str(error) or type(error).__name__})
-        return 1
-    return 0
+    else:
+        say({"done": True})
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -44,7 +44,6 @@ def link(claim: Claim, lock: CondaLock, store: Store, progress: Progress) -> Non
     given = {"prefix": str(claim.path), "files": str(files), "lock": conda_lock_bytes(lock).decode()}
     path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
     argv = [sys.executable, "-P", "-m", "envbuild.environment.linking"]
-    failed = None
     with (
         progress.task("unpack and link", total=len(lock.packages), unit="packages") as task,
         working(claim, argv, env={**os.environ, "PYTHONPATH": path}, merged=False) as process,
@@ -55,16 +54,14 @@ def link(claim: Claim, lock: CondaLock, store: Store, progress: Progress) -> Non
         with suppress(BrokenPipeError):
             process.stdin.write(json.dumps(given).encode())
             process.stdin.close()
+        told: dict[str, object] = {}
         for line in process.stdout:
             told = json.loads(line)
-            task.advance(told.get("packages", 0))
-            failed = told.get("failed", failed)
-        rest = process.stderr.read().decode(errors="replace")
-        status = process.wait()
-        if failed is None and status:
-            failed = rest.strip() or f"the process that links ended with status {status}"
-        if failed is not None:
-            raise _link_error(failed, claim, lock, store)
+            task.advance(1 if "packages" in told else 0)
+        if "done" not in told:
+            rest = process.stderr.read().decode(errors="replace").strip()
+            lost = rest or f"the process that links ended with status {process.wait()}"
+            raise _link_error(str(told.get("failed", lost)), claim, lock, store)
 
 
 def byte_code(claim: Claim, lock: CondaLock, jobs: int, progress: Progress) -> dict[str, list[str]]:
