@@ -12,6 +12,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from dockerfilesteps import health
 from smallrecipe import ROOT
 
 REAL = sorted((ROOT / "dockerfiles").glob("*.Dockerfile"))
@@ -57,3 +58,22 @@ def test_a_mistake_would_be_seen(tmp_path: Path, right: str, wrong: str, said: s
     done = outline(path)
     assert done.returncode != 0
     assert said in done.stderr
+
+
+def test_the_health_check_arrives_as_it_is_written(tmp_path: Path) -> None:
+    """Backslashes and quotes: what the engine runs is what the steps' tests run."""
+    text = next(path for path in REAL if path.stem == "pytorch-cuda-v2.7").read_text()
+    shell = next(line for line in text.splitlines() if line.startswith("SHELL "))
+    start = text.index("\nHEALTHCHECK ")
+    check = text[start : text.index("\nEXPOSE", start)]
+    (tmp_path / "Dockerfile").write_text(f"FROM scratch\n{shell}{check}\n")
+    build = ["docker", "buildx", "build", "--quiet", str(tmp_path)]
+    image = subprocess.run(build, check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        inspected = subprocess.run(["docker", "inspect", image], check=True, capture_output=True)
+        config = json.loads(inspected.stdout)[0]["Config"]
+    finally:
+        subprocess.run(["docker", "rmi", image], check=True, capture_output=True)
+    kind, script = config["Healthcheck"]["Test"]
+    assert (kind, script.split()) == ("CMD-SHELL", (health(text) or "").split())
+    assert config["Shell"] == ["/bin/bash", "-euo", "pipefail", "-c"]
