@@ -67,9 +67,13 @@ def hashed_file(path: str) -> str | None:
 
 
 def without_shebang(data: bytes) -> bytes:
-    """A script's content without the lines that name its interpreter (pip writes three where the path is long)."""
+    """A script's content without the lines that name its interpreter.
+
+    Where the path is long or has a space, conda writes two lines that the shell and Python both read, pip three.
+    """
     if data.startswith(b"#!/bin/sh\n'''exec' "):
-        return data.split(b"\n", 3)[-1]
+        lines = data.split(b"\n", 3)
+        return b"\n".join(lines[2:]) if lines[1].endswith(b"'''") else lines[-1]
     if data.startswith(b"#!") and b"python" in data.split(b"\n", 1)[0]:
         return data.partition(b"\n")[2]
     return data
