@@ -105,7 +105,7 @@ def small_packages() -> tuple[Package, ...]:
     )
     return (
         Package(
-            name="libsmall", version="1.2.3", build="h2_1", depends=("__glibc >=2.17",),
+            name="libsmall", version="1.2.3", build="h2_1", build_number=1, depends=("__glibc >=2.17",),
             files={
                 "lib/libsmall.bin": File(data=binary, prefix="binary", mode=0o755),
                 "lib/libsmall.so": Link(target="libsmall.bin"),
@@ -137,8 +137,8 @@ def small_packages() -> tuple[Package, ...]:
             entry_points=("greet = greet:main",),
         ),
         Package(
-            name="gpu-small", version="12.6", build="h4_3", depends=("__cuda",), constrains=("__cuda >=12",),
-            files={"share/gpu-small": File(data=b"12.6\n")},
+            name="gpu-small", version="12.6", build="h4_3", build_number=3,
+            depends=("__cuda",), constrains=("__cuda >=12",), files={"share/gpu-small": File(data=b"12.6\n")},
         ),
         Package(
             name="tzdata", version="2025b", noarch="generic", build="h5_0",
@@ -227,7 +227,8 @@ def standins(lock: CondaLock, folder: Path) -> CondaLock:
         shared = {f"share/standins/{item.name}": File(data=item.build.encode())}
         real = {"python": python, "pip": pip}.get(item.name)
         made = Package(
-            name=item.name, version=item.version, build=item.build, depends=item.depends, constrains=item.constrains,
+            name=item.name, version=item.version, build=item.build, build_number=item.build_number,
+            depends=item.depends, constrains=item.constrains,
             noarch="python" if item.noarch == "python" else "generic" if item.noarch else None,
             files=real.files if real else module if item.noarch == "python" else shared,
             entry_points=real.entry_points if real else (), license=item.license or "MIT",

@@ -49,6 +49,7 @@ class Package:
     name: str
     version: str
     build: str = "0"
+    build_number: int = 0
     noarch: Literal["python", "generic"] | None = None
     depends: tuple[str, ...] = ()
     constrains: tuple[str, ...] = ()
@@ -85,7 +86,7 @@ class Package:
             "name": self.name,
             "version": self.version,
             "build": self.build,
-            "build_number": int(self.build.rsplit("_", 1)[-1]) if self.build[-1:].isdigit() else 0,
+            "build_number": self.build_number,
             "subdir": self.subdir,
             "depends": list(self.depends),
             "constrains": list(self.constrains),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 
 from envbuild.cli.context import Context, common
 from envbuild.cli.terminal import size
-from envbuild.lock import Lock, read_lock
+from envbuild.lock import CondaLock, Lock, read_conda_lock, read_lock
 from envbuild.recipe import list_recipes
 from envbuild.sandbox import Sandbox
 from envbuild.store import Keep, collect
@@ -22,8 +24,10 @@ def command(context: Context, everything: bool) -> None:
     --all removes them as well.
     """
     store = context.store()
-    locks = [read_lock(r.lock_path) for r in list_recipes(context.settings.recipes) if r.lock_path.exists()]
-    keep = Keep() if everything else keep_of(locks)
+    recipes = list_recipes(context.settings.recipes)
+    locks = [read_lock(r.lock_path) for r in recipes if r.lock_path.exists()]
+    conda = [read_conda_lock(r.conda_lock_path) for r in recipes if r.conda_lock_path.exists()]
+    keep = Keep() if everything else keep_of(locks, conda)
     freed = collect(
         store,
         keep,
@@ -37,9 +41,9 @@ def command(context: Context, everything: bool) -> None:
     )
 
 
-def keep_of(locks: list[Lock]) -> Keep:
+def keep_of(locks: Sequence[Lock], conda: Sequence[CondaLock] = ()) -> Keep:
     """What locks name: artifacts, the image's blobs, and the roots that are used to build again."""
-    artifacts: set[str] = set()
+    artifacts = {item.sha256 for lock in conda for item in (*lock.packages, *lock.pip)}
     digests: set[str] = set()
     roots: set[str] = set()
     for lock in locks:
