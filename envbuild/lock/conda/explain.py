@@ -53,6 +53,11 @@ def _absent(asked: Asked, solver: Solver, spec: Spec) -> EnvbuildError | None:
     channels = asked.channels
     if not records:
         names = solver.names(asked.question.channels)
+        if not names:
+            return _error(
+                asked, "channel-wrong", spec, f"{channels} has no packages at all: what was read is no channel",
+                "Name another with --channel NAME=URL|DIR.",
+            )  # fmt: skip
         of_python = spec.key.startswith(("python", "deepspeed"))
         may = (
             "An environment may lack what the image has, where that is declared: [conda] without."
