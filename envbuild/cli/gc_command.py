@@ -43,7 +43,8 @@ def command(context: Context, everything: bool) -> None:
 
 def keep_of(locks: Sequence[Lock], conda: Sequence[CondaLock] = ()) -> Keep:
     """What locks name: artifacts, the image's blobs, and the roots that are used to build again."""
-    artifacts = {item.sha256 for lock in conda for item in (*lock.packages, *lock.pip)}
+    artifacts = {package.sha256 for lock in conda for package in lock.packages}
+    artifacts |= {source.sha256 for lock in conda for source in lock.pip}
     digests: set[str] = set()
     roots: set[str] = set()
     for lock in locks:

@@ -116,7 +116,7 @@ def said(program: Path, *arguments: str) -> str:
 
 
 def contents(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Everything below a folder: kind and mode, time, and bytes or target."""
+    """Everything below a folder: kind and mode, time, and bytes or target; of the folder itself kind and mode."""
     found: dict[str, tuple[object, ...]] = {}
     for path in sorted([folder, *folder.rglob("*")]):
         status = path.lstat()
@@ -127,7 +127,8 @@ def contents(folder: Path) -> dict[str, tuple[object, ...]]:
             if stat.S_ISREG(status.st_mode)
             else None
         )
-        found[str(path.relative_to(folder))] = (oct(status.st_mode), status.st_mtime_ns, what)
+        time = 0 if path == folder else status.st_mtime_ns
+        found[str(path.relative_to(folder))] = (oct(status.st_mode), time, what)
     return found
 
 
