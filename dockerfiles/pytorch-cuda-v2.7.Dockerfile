@@ -199,6 +199,20 @@ RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,i
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/cache/ldconfig/aux-cache \
       /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 
+# torch's wheels bring CUDA's libraries, cuDNN and NCCL. The base's NCCL goes, and its CUDA libraries leave the loader's
+# path: a second copy that a program can find is how two versions get mixed, and the gate refuses it.
+RUN --network=none \
+    for name in libnccl-dev libnccl2; do \
+      if [[ $(dpkg-query --show --showformat '${db:Status-Status}' "$name" 2> /dev/null) == installed ]]; then \
+        dpkg --force-hold --purge "$name"; \
+      fi; \
+    done; \
+    for file in /etc/ld.so.conf.d/*.conf; do \
+      if grep --quiet --no-messages --fixed-strings /usr/local/cuda "$file"; then rm "$file"; fi; \
+    done; \
+    ldconfig; \
+    rm -f /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/log/dpkg.log
+
 # Ubuntu's own user 1000 makes way. The day that /etc/shadow notes is that of SOURCE_DATE_EPOCH. envbuild's programs
 # start Python by its path in Debian.
 # Host keys are made when sshd first starts, so that no two containers share one.
@@ -221,7 +235,7 @@ COPY --from=build --chown=1000:1000 /opt/venv /opt/venv
 # hadolint ignore=DL3067
 COPY --from=programs / /
 
-# NVIDIA's images set LD_LIBRARY_PATH: their CUDA libraries would win over those that torch brings.
+# NVIDIA's images name their CUDA libraries here, too.
 ENV LD_LIBRARY_PATH=""
 ENV PATH="/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENV VIRTUAL_ENV="/opt/venv"

@@ -208,12 +208,14 @@ class TestInterpreter:
 
 @pytest.fixture
 def apt(tmp_path: Path) -> dict[str, str]:
-    """A PATH with an apt-get that notes its calls, and a dpkg-query that knows the packages of $HAS."""
+    """A PATH with programs that note their calls, and a dpkg-query that knows the packages of $HAS."""
     folder = tmp_path / "bin"
     folder.mkdir()
     scripts = {
         "apt-get": 'printf "%s\\n" "$*" >> "$APT_LOG"',
         "dpkg-query": 'for name; do :; done; [[ " $HAS " == *" $name "* ]] || exit 1; echo -n installed',
+        "dpkg": 'printf "dpkg %s\\n" "$*" >> "$APT_LOG"',
+        "ldconfig": 'printf "ldconfig\\n" >> "$APT_LOG"',
     }
     for name, script in scripts.items():
         (folder / name).write_text(f"#!/bin/bash\n{script}\n")
@@ -268,6 +270,28 @@ class TestSystemPackages:
         assert self.install(builder, apt, "") == [
             "install --yes --no-install-recommends --no-download /run/artifacts/debs/tini_1_amd64.deb"
         ]
+
+
+class TestLoader:
+    def test_cuda_leaves_the_loaders_path_and_a_second_nccl_the_image(
+        self, builder: Builder, apt: dict[str, str]
+    ) -> None:
+        folder = builder.root / "etc/ld.so.conf.d"
+        folder.mkdir(parents=True)
+        (folder / "000_cuda.conf").write_text("/usr/local/cuda/targets/x86_64-linux/lib\n")
+        (folder / "988_cuda-12.conf").write_text("/usr/local/cuda-12/targets/x86_64-linux/lib\n")
+        (folder / "nvidia.conf").write_text("/usr/local/nvidia/lib\n/usr/local/nvidia/lib64\n")
+        script, removing, _ = step(builder.text, "libnccl2").script.partition(" rm -f /var/cache/ldconfig")
+        assert removing  # what it removes at its end is the container's own
+        done = run(script, builder.root, {**apt, "HAS": "libnccl2"})
+        assert done.returncode == 0, done.stderr
+        assert [path.name for path in folder.iterdir()] == ["nvidia.conf"]
+        assert Path(apt["APT_LOG"]).read_text() == "dpkg --force-hold --purge libnccl2\nldconfig\n"
+
+    def test_a_base_without_any_of_it_stays_as_it_is(self, builder: Builder, apt: dict[str, str]) -> None:
+        script = step(builder.text, "libnccl2").script.partition(" rm -f /var/cache/ldconfig")[0]
+        assert run(script, builder.root, {**apt, "HAS": ""}).returncode == 0
+        assert Path(apt["APT_LOG"]).read_text() == "ldconfig\n"
 
 
 def make_wheel(folder: Path, name: str, body: str) -> Path:
