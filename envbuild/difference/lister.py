@@ -8,6 +8,8 @@ functions for folders of this machine and for wheels, so that one rule says what
 - without what an installer writes itself: byte code, RECORD and its signatures, INSTALLER, REQUESTED,
   direct_url.json, uv_cache.json, uv_build.json, and the commands that entry_points.txt declares;
 - a script counts without its first line where that names an interpreter.
+
+It is one file, and a long one, because it travels into a container as one argument.
 """
 
 from __future__ import annotations
