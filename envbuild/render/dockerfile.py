@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import labels, parts_of, run_config
 from envbuild.image.programs import image_facts, programs
 from envbuild.layers.format import MTIME, SITE, VENV
-from envbuild.lock import Artifact, CondaLock, Lock
+from envbuild.lock import Artifact, CondaLock, CondaPackage, Lock
 from envbuild.native.verify import MODULES, expected_code
 from envbuild.recipe import Recipe
 from envbuild.recipe.parts import DEVEL
@@ -40,7 +41,7 @@ def docker_files(recipe: Recipe, lock: Lock, conda: CondaLock) -> dict[str, str]
         conda: its conda lock, for the interpreter.
 
     Raises:
-        EnvbuildError: exit 3; no base image is known for the recipe's CUDA.
+        EnvbuildError: exit 3; no base image is known for the recipe's CUDA, or the conda lock has no Python.
     """
     pins = pins_for(recipe)
     stem = f"{lock.ref.name}-{lock.ref.tag}"
@@ -69,7 +70,7 @@ def _dockerfile(recipe: Recipe, lock: Lock, conda: CondaLock, pins: Pins, common
     values = {
         **common,
         "minor": recipe.python.version,
-        "python": f"Python {conda.package('python').version}",
+        "python": f"Python {_python(recipe, conda).version}",
         "conda_packages": conda.interpreter(),
         "channels": [channel.name for channel in conda.channels],
         "channel_url": _channel_url(conda),
@@ -90,6 +91,25 @@ def _dockerfile(recipe: Recipe, lock: Lock, conda: CondaLock, pins: Pins, common
         **_run(lock, pins.base.devel if devel else pins.base.final),
     }
     return template_text("devel.Dockerfile.j2" if devel else "runtime.Dockerfile.j2", values)
+
+
+def _python(recipe: Recipe, conda: CondaLock) -> CondaPackage:
+    """The interpreter, which must be the recipe's minor version.
+
+    Raises:
+        EnvbuildError: exit 3; it is not there or is another.
+    """
+    found = next((package for package in conda.packages if package.name == "python"), None)
+    if found is None or found.version.split(".")[:2] != recipe.python.version.split("."):
+        raise EnvbuildError(
+            "no-interpreter",
+            f"the conda lock has {f'Python {found.version}' if found else 'no Python'}, and {recipe.ref} asks for "
+            f"Python {recipe.python.version}",
+            where=str(recipe.conda_lock_path),
+            hint=f"run `envbuild lock {recipe.ref} --only conda`",
+            exit=Exit.INPUT,
+        )
+    return found
 
 
 def _operators(recipe: Recipe, lock: Lock) -> dict[str, object]:

@@ -295,6 +295,22 @@ def test_a_cuda_without_a_known_base_is_refused_with_file_and_line(given: Given)
     assert re.search(r"recipe\.toml:\d+$", caught.value.where)
 
 
+@pytest.mark.parametrize(("version", "told"), [("3.12.1", "Python 3.12.1"), (None, "no Python")])
+def test_a_conda_lock_without_the_recipes_python_is_refused(
+    given: Given, version: str | None, told: str
+) -> None:
+    recipe, lock, conda = given
+    packages = tuple(
+        replace(package, version=version or "") if package.name == "python" else package
+        for package in conda.packages
+        if version or package.name != "python"
+    )
+    with pytest.raises(EnvbuildError, match=f"the conda lock has {told}") as caught:
+        render(recipe, lock, replace(conda, packages=packages))
+    assert (caught.value.id, caught.value.exit) == ("no-interpreter", Exit.INPUT)
+    assert caught.value.hint == "run `envbuild lock pytorch-cuda:v2.7 --only conda`"
+
+
 def test_write_to_a_place_that_is_a_file_is_one_error(given: Given, tmp_path: Path) -> None:
     (tmp_path / "dockerfiles").write_text("")
     with pytest.raises(EnvbuildError) as caught:
