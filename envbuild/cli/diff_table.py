@@ -33,7 +33,18 @@ def _head(found: Difference) -> list[str]:
         (letter, inventory.label, inventory.form, _holds(inventory))
         for letter, inventory in zip(letters, found.operands, strict=True)
     ]
-    return _table(rows)
+    return [*_table(rows), *_layers(found.operands, letters)]
+
+
+def _layers(operands: Sequence[Inventory], letters: Sequence[str]) -> list[str]:
+    """How many layers the images share: with the same layers there is nothing to differ."""
+    images = [(letter, i.layers) for letter, i in zip(letters, operands, strict=True) if i.layers]
+    if len(images) < 2:
+        return []
+    shared = set.intersection(*(set(layers) for _, layers in images))
+    counts = " and ".join(f"{len(layers)} of {letter}" for letter, layers in images)
+    same = len({layers for _, layers in images}) == 1
+    return ["", f"{'All' if same else len(shared)} layers are the same ({counts})"]
 
 
 def _holds(inventory: Inventory) -> str:

@@ -30,6 +30,8 @@ for python in python python3 /opt/venv/bin/python /opt/conda/bin/python /usr/loc
 done
 exit {NO_PYTHON}
 """
+_NO_SHELL = re.compile(r"""["`]sh["`]|cannot run sh:""")
+"""What Docker, crun and runc, and the sandbox say of a program that they cannot start."""
 _VERSION = re.compile(r"^version(?:_info)?\s*=\s*(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
 
 
@@ -134,7 +136,7 @@ def _run(engine: Engine, image: ImageRef, command: RunCommand, streams: Streams,
     try:
         return engine.run(image, command, streams)
     except EnvbuildError as error:
-        if "sh" in error.message.split() or '"sh"' in error.message:  # the engine could not start it
+        if _NO_SHELL.search(error.message):
             raise _no_python(label) from error
         raise
 
@@ -143,7 +145,7 @@ def _parse(out: bytes, err: bytes, status: int, label: str) -> dict[str, Any]:
     if status in (NO_PYTHON, 126, 127):
         raise _no_python(label)
     try:
-        found = json.loads(out)
+        found = json.loads(out.strip().rpartition(b"\n")[2])  # an image's own start-up may print before it
         if status == 0 and isinstance(found, dict) and found.get("format") == 1:
             return found
     except ValueError:

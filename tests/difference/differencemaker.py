@@ -174,9 +174,8 @@ def image(
     python: bool = True,
     labels: Mapping[str, str],
 ) -> ImageRef:
-    """An image with a Python (or only a shell) and these files, named ``name`` in the layout."""
-    busybox = {"bin/sh": python_files()["bin/sh"]}
-    blobs = [_python_layer() if python else _layer(busybox), _layer(files)]
+    """An image with these files, and with a Python unless that is left out, named ``name`` in the layout."""
+    blobs = [*([_python_layer()] if python else []), _layer(files)]
     layers = tuple(
         Layer(name=f"l{number}", digest=layout.put(data), diff_id=diff_id, size=len(data))
         for number, (data, diff_id) in enumerate(blobs)

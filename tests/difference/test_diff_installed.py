@@ -6,12 +6,13 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from clirun import ROOT, Cli
-from differencemaker import SITE, files_of, image, put_wheel, rich_wheel, venv, wheel
+from differencemaker import SITE, files_of, image, put_wheel, python_files, rich_wheel, venv, wheel
 
 from envbuild.difference import Inventory, Package, compare, of_folder, of_lock, with_files
 from envbuild.difference.lister import wheel_files, without_shebang
@@ -228,17 +229,28 @@ def test_images_of_the_store_and_of_docker_list_themselves(
     assert _packages(again) == {"base-files (Debian)": ["missing"]}
 
 
-def test_an_image_without_python_is_one_error(cli: Cli, store: Store) -> None:
-    image(store.layout, {"etc/mark": b""}, python=False, labels={})
-    done = cli.fails(
-        3, "image-without-python", "diff", "--engine", "sandbox", "store:diff-test:v1", "pytorch-cuda:v2.7"
-    )
-    assert "docker cp" in done.err
+WITHOUT: dict[str, Mapping[str, bytes]] = {
+    "with a shell": {"bin/sh": python_files()["bin/sh"]},
+    "with nothing": {"etc/mark": b""},
+}
+
+
+@pytest.mark.parametrize("engine", ["sandbox", "oci"])
+@pytest.mark.parametrize("files", WITHOUT.values(), ids=WITHOUT)
+def test_an_image_without_python_is_one_error(
+    cli: Cli, store: Store, engine: str, files: Mapping[str, bytes]
+) -> None:
+    image(store.layout, files, python=False, labels={})
+    arguments = ("diff", "--engine", engine, "store:diff-test:v1", "pytorch-cuda:v2.7")
+    assert "docker cp" in cli.fails(3, "image-without-python", *arguments).err
 
 
 @pytest.mark.docker
-def test_an_image_without_python_in_docker_is_one_error(cli: Cli, store: Store, docker_name: str) -> None:
-    made = image(store.layout, {"etc/mark": b""}, name=docker_name, python=False, labels={})
+@pytest.mark.parametrize("files", WITHOUT.values(), ids=WITHOUT)
+def test_an_image_without_python_in_docker_is_one_error(
+    cli: Cli, store: Store, docker_name: str, files: Mapping[str, bytes]
+) -> None:
+    made = image(store.layout, files, name=docker_name, python=False, labels={})
     Docker.connect({}).load(made, SilentProgress())
     cli.fails(3, "image-without-python", "diff", f"docker:{docker_name}", "pytorch-cuda:v2.7")
 

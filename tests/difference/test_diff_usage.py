@@ -66,6 +66,11 @@ def test_a_recipe_that_makes_no_image_has_one_form(cli: Cli) -> None:
     assert forms == ["image lock", "conda lock"]
 
 
+def test_images_say_how_many_layers_they_share(cli: Cli) -> None:
+    assert "34 layers are the same (36 of A and 35 of B)" in cli("diff", f"{V27}-devel", V27).out
+    assert "All layers are the same (35 of A and 35 of B)" in cli("diff", f"image:{V27}", V27).out
+
+
 def test_one_form_alone_is_held_against_the_recipe_only(cli: Cli) -> None:
     cli.fails(2, "one-operand", "diff", f"conda:{V27}")
     assert cli("diff", "--pins", f"conda:{V27}").code == 0
