@@ -211,6 +211,7 @@ RUN --network=none \
       if grep --quiet --no-messages --fixed-strings /usr/local/cuda "$file"; then rm "$file"; fi; \
     done; \
     ldconfig; \
+    touch --date=@1577836800 /etc/ld.so.cache; \
     rm -f /var/cache/ldconfig/aux-cache /var/lib/dpkg/*-old /var/log/dpkg.log
 
 # Ubuntu's own user 1000 makes way. The day that /etc/shadow notes is that of SOURCE_DATE_EPOCH. envbuild's programs
