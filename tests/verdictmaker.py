@@ -33,12 +33,14 @@ def own_key(home: Path) -> SigningKey:
     return signing_key({}, home / ".config/envbuild")
 
 
-def verdict_about(image: Image, locked: Lock, ref: str, recipes: Path, **changes: Any) -> dict[str, Any]:
-    """The content of a passing verdict, with changes."""
+def verdict_about(
+    image: Image | None, locked: Lock, ref: str, recipes: Path, **changes: Any
+) -> dict[str, Any]:
+    """The content of a passing verdict, with changes. Without an image it is about none."""
     expected = expect(load_recipe(parse_ref(ref), [recipes]), locked, gpus_given=2)
     return {
         "kind": "envbuild.verdict", "format": 2,
-        "subject": msgspec.to_builtins(subject_of(ref, image)),
+        "subject": None if image is None else msgspec.to_builtins(subject_of(ref, image)),
         "result": "passed", "why": "all checks passed on 2 GPUs", "suite": "sha256:" + "1" * 64, "engine": "docker",
         "lock": "sha256:" + "2" * 64,
         "driver": "580.159.04", "gpus": [{"index": index, **_GPU} for index in range(2)], "host": _HOST,

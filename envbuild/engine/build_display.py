@@ -20,6 +20,7 @@ _FLAGS = re.compile(r"--(?:mount|network|security|link|chmod|chown|from|parents)
 _QUIET = re.compile(r"\[internal\]|\[context \S+\] load ")
 _SENT = re.compile(r"\[context (\S+)\] load from client")
 _WIDTH = 72
+_WORTH_A_LINE = 1 << 20
 _BEAT = 5.0
 
 
@@ -134,12 +135,14 @@ class Display:
         """A context on its way. Its step starts and ends once before that: BuildKit asks what it is."""
         found = _SENT.fullmatch(self.steps[event.key].name) if event.key in self.steps else None
         before = self._moved.get((event.key, event.part), 0)
-        if found is None or event.current <= before or found[1] not in self._sizes:
+        if found is None or event.current < max(before, _WORTH_A_LINE) or found[1] not in self._sizes:
             return
         self._moved[(event.key, event.part)] = event.current
         if event.key not in self._tasks:
             self._open(event.key, f"send {found[1]} to Docker", self._sizes[found[1]], "B")
         self._tasks[event.key][1].advance(event.current - before)
+        if event.ended:
+            self._close(event.key, failed=False)
 
     def _text(self, event: Text) -> None:
         self._log.write(event.text + "\n")

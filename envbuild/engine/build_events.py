@@ -41,12 +41,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amount:
-    """How far a transfer of a step has come: ``current`` bytes of ``total`` (0: not known)."""
+    """How far a transfer of a step has come, in bytes; ``ended`` when that was all of it."""
 
     key: str
     part: str
     current: int
-    total: int
+    ended: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +98,7 @@ def _status(text: str) -> Iterator[Event]:
             key=str(status.get("vertex", "")),
             part=str(status.get("id", "")),
             current=int(status.get("current") or 0),
-            total=int(status.get("total") or 0),
+            ended=bool(status.get("completed")),
         )
     for log in _list(value, "logs"):
         data = base64.b64decode(str(log.get("data") or ""))
@@ -132,4 +132,5 @@ def plain_events(lines: Iterable[str]) -> Iterator[Event]:
         elif output is not None:
             yield Output(key=key, text=output + "\n")
         elif moved := _PLAIN_AMOUNT.match(other or ""):
-            yield Amount(key=key, part=moved[1], current=int(float(moved[2]) * _UNITS[moved[3]]), total=0)
+            size = int(float(moved[2]) * _UNITS[moved[3]])
+            yield Amount(key=key, part=moved[1], current=size, ended=bool(moved[4]))
