@@ -171,7 +171,7 @@ def _conda(
 ) -> CondaLock:
     return resolve_conda(
         asked.recipe,
-        channels=CondaChannels.from_machine(context.settings.environ, asked.channels),
+        channels=CondaChannels.from_machine(indexes.environ, asked.channels),
         indexes=indexes,
         http=Http(environ=indexes.environ),
         previous=previous,

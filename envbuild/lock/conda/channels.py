@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda.condarc import Condarc, read_condarc
@@ -20,6 +24,7 @@ SUBDIRS: tuple[Literal["linux-64"], Literal["noarch"]] = ("linux-64", "noarch")
 """The parts of a channel that are read: the platform's packages, and those for any."""
 
 _CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@|/t/[^/]+(?=/)")
+_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 _PAIR = re.compile(r"(?P<name>[a-z0-9][a-z0-9_.-]*)=(?P<place>\S.*)")
 
 
@@ -28,11 +33,12 @@ class CondaChannels:
     """This machine's way to channels. Addresses may hold credentials: they are never printed or stored.
 
     ``places`` maps a channel's name to where it is read from instead of its own address, ending in ``/``.
-    ``condarc`` is what conda's own configuration says.
+    ``condarc`` is what conda's own configuration says, ``authorities`` a file with certificates to trust.
     """
 
     places: Mapping[str, str] = field(repr=False)
     condarc: Condarc = field(default_factory=Condarc, repr=False)
+    authorities: str | None = None
 
     @classmethod
     def from_machine(cls, environ: Mapping[str, str], options: Iterable[str] = ()) -> CondaChannels:
@@ -40,7 +46,7 @@ class CondaChannels:
         (``NAME=URL|DIR``, separated by spaces or line ends), conda's ``custom_channels`` and ``channel_alias``.
 
         Args:
-            environ: the caller's environment.
+            environ: the caller's environment, with what pip's configuration adds (``Indexes.environ``).
             options: what ``--channel`` was given.
 
         Raises:
@@ -53,7 +59,10 @@ class CondaChannels:
             for pair in pairs:
                 name, place = _pair(source, pair)
                 places.setdefault(name, place)
-        return cls(places=places, condarc=read_condarc(environ))
+        condarc = read_condarc(environ)
+        own = condarc.ssl_verify if isinstance(condarc.ssl_verify, str) else None
+        bundle = next((environ[name] for name in _BUNDLES if environ.get(name)), own)
+        return cls(places=places, condarc=condarc, authorities=bundle)
 
     def place(self, name: str) -> str:
         """Where the channel is read from: an address that ends with ``/``; ``file:`` for a folder."""
@@ -74,10 +83,29 @@ class CondaChannels:
         return _CREDENTIALS.sub("", self.place(name))
 
     def client(self) -> Client:
-        """py-rattler's client with conda's proxies and certificates; credentials from its store or ``~/.netrc``."""
+        """py-rattler's client with conda's proxies; credentials from its own store or ``~/.netrc``.
+
+        It takes a file with certificates from ``SSL_CERT_FILE`` only, and reads it here and not later.
+        """
         from rattler import Client, Config
 
-        return Client.from_config(Config.from_toml(self.condarc.client_toml()), user_agent="envbuild")
+        config = Config.from_toml(self.condarc.client_toml())
+        with _variable("SSL_CERT_FILE", self.authorities):
+            return Client.from_config(config, user_agent="envbuild")
+
+
+@contextmanager
+def _variable(name: str, value: str | None) -> Iterator[None]:
+    """Set one variable of this process for as long as it takes to read it."""
+    before = os.environ.get(name)
+    if value is not None:
+        os.environ[name] = value
+    try:
+        yield
+    finally:
+        if value is not None:
+            os.environ.pop(name)
+            os.environ |= {name: before} if before is not None else {}
 
 
 def canonical_url(name: str) -> str:
@@ -93,8 +121,9 @@ def _pair(source: str, text: str) -> tuple[str, str]:
     if not match:
         raise _wrong(f'{source}: "{_CREDENTIALS.sub("", text)}" is not NAME=URL or NAME=DIR')
     place = match.group("place")
-    if re.match(r"(https?|file)://", place):
+    if re.match(r"https?://[^/]", place):
         return match.group("name"), place.rstrip("/") + "/"
+    place = url2pathname(urlsplit(place).path) if place.startswith("file://") else place
     if "://" in place:
         raise _wrong(f'{source}: "{_CREDENTIALS.sub("", place)}" is no http, https or file address')
     folder = Path(place).expanduser().absolute()

@@ -155,10 +155,10 @@ class Solver:
 def run_to_the_end(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Run one of py-rattler's coroutines, and wait until its threads have let go of the interpreter.
 
-    They hand a result over by ``call_soon_threadsafe`` and may still be in it when ``asyncio.run`` returns; an interpreter
-    that ends then is aborted ("PyGILState_Release: thread state … must be current"; measured with py-rattler 0.28: 2 of
-    40 short programs that solved, 6 of 40 that failed to). A thread in Python code has a frame, and one that has none is
-    done with it.
+    They hand a result over by ``call_soon_threadsafe`` and may still be in it when ``asyncio.run`` returns; an
+    interpreter that ends then is aborted ("PyGILState_Release: thread state … must be current"). With py-rattler 0.28
+    that befell 2 of 40 short programs that solved and 6 of 40 that failed to; none since. A thread in Python code has a
+    frame, and one that has none is done with it.
     """
     try:
         return asyncio.run(work)
