@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from envbuild.cli.context import Context, common
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock
+
+if TYPE_CHECKING:
+    from envbuild.environment import Created
 
 
 @click.group(name="env", invoke_without_command=True)
@@ -58,18 +62,8 @@ def create_command(context: Context, ref: str, prefix: Path, channel: tuple[str,
     channels = CondaChannels.from_machine(context.settings.environ, channel)
     store = context.store()
     missing = size_to_fetch(lock, store)
-    value: dict[str, object] = {
-        "ref": str(lock.ref),
-        "prefix": str(path),
-        "packages": len(lock.packages),
-        "pip": [f"{item.name} {item.version}" for item in lock.pip],
-    }
     if dry_run:
-        _show_notes(context, notes)
-        context.terminal.data(
-            {**value, "made": False, "bytes_to_fetch": missing, "notes": list(notes)},
-            f"{path}: {len(lock.packages)} packages would be linked, {size(missing)} fetched",
-        )
+        _show(context, lock, path, missing, None, notes)
         return
     means = Means(
         store=store,
@@ -79,22 +73,43 @@ def create_command(context: Context, ref: str, prefix: Path, channel: tuple[str,
         progress=context.terminal.progress,
     )
     created = create(lock, path, means)
-    notes += created.notes
-    _show_notes(context, notes)
+    _show(context, lock, path, missing, created, notes + created.notes)
+
+
+def _show(
+    context: Context,
+    lock: CondaLock,
+    path: Path,
+    missing: int,
+    created: Created | None,
+    notes: tuple[str, ...],
+) -> None:
+    """Print the notes, and what was made or (``created`` is None) would be."""
+    for note in notes:
+        context.terminal.progress.note(f"note: {note}")
     python = path / "bin" / "python"
-    context.terminal.data(
-        {
-            **value,
-            "made": True,
-            "python": str(python),
-            "bytes_fetched": created.bytes_fetched,
-            "seconds": dict(created.seconds),
-            "notes": list(notes),
-        },
-        f"{path}: {len(lock.packages)} packages" + "".join(f", {i.name} {i.version}" for i in lock.pip) + "\n"
-        f"  conda activate {_quoted(path)}      # with conda or mamba\n"
-        f"  {_quoted(python)} train.py          # without",
-    )
+    pip = [f"{item.name} {item.version}" for item in lock.pip]
+    if created is None:
+        text = f"{path}: {len(lock.packages)} packages would be linked, {size(missing)} fetched"
+    else:
+        text = (
+            f"{', '.join([f'{path}: {len(lock.packages)} packages', *pip])}\n"
+            f"  conda activate {_quoted(path)}      # with conda or mamba\n"
+            f"  {_quoted(python)} train.py          # without"
+        )
+    value = {
+        "ref": str(lock.ref),
+        "prefix": str(path),
+        "packages": len(lock.packages),
+        "pip": pip,
+        "made": created is not None,
+        "python": str(python),
+        "bytes_to_fetch": missing,
+        "bytes_fetched": created.bytes_fetched if created else 0,
+        "seconds": dict(created.seconds) if created else {},
+        "notes": list(notes),
+    }
+    context.terminal.data(value, text)
 
 
 def _lock(context: Context, ref: str) -> CondaLock:
@@ -108,11 +123,6 @@ def _lock(context: Context, ref: str) -> CondaLock:
             exit=Exit.USAGE,
         )
     return context.conda_lock(recipe)
-
-
-def _show_notes(context: Context, notes: tuple[str, ...]) -> None:
-    for note in notes:
-        context.terminal.progress.note(f"note: {note}")
 
 
 def _quoted(path: Path) -> str:

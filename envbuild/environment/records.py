@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,11 @@ def write_records(lock: CondaLock, prefix: Path, compiled: Mapping[str, list[str
         paths = record["paths_data"]["paths"]
         from_packages |= {entry["_path"] for entry in paths if entry["path_type"] in _FROM_PACKAGE}
         made = compiled.get(package.name, [])
-        record["files"] += made
         paths += [{"_path": name, "path_type": "pyc_file"} for name in made]
+        record["files"] = sorted([*record["files"], *made])
+        paths.sort(
+            key=itemgetter("_path")
+        )  # where two packages hold one path, py-rattler's order is that of its threads
         path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return from_packages
 

@@ -145,6 +145,11 @@ def seal(claim: Claim, from_packages: set[str]) -> None:
         missing_ok=True
     )  # py-rattler's; tools for backups would leave all out
     root = str(claim.path)
+    for folder, _, _ in os.walk(f"{root}/__clobbers__", topdown=False):
+        with suppress(
+            OSError
+        ):  # it holds a file that lost its path to another package's; the empty ones are chance
+            os.rmdir(folder)  # noqa: PTH106  # os.walk gives texts
     for folder, names, files in os.walk(root, topdown=False):
         if folder.startswith(str(claim.work)):
             continue

@@ -65,6 +65,7 @@ def test_the_real_recipe_end_to_end(cli: Cli, replaced: tuple[Path, CondaLock]) 
         "pip": ["deepspeed 0.19.8"],
         "made": True,
         "python": f"{prefix}/bin/python",
+        "bytes_to_fetch": done.value["bytes_fetched"],
         "bytes_fetched": done.value["bytes_fetched"],
         "seconds": done.value["seconds"],
         "notes": done.value["notes"],
