@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from envbuild.lock.conda import refusal
 from envbuild.lock.conda.channels import SUBDIRS, CondaChannels, canonical_url
+from envbuild.lock.conda.folder import readable
 from envbuild.lock.conda.model import CondaChannel, CondaPackage
 from envbuild.lock.conda.records import to_package, virtual_packages
 
@@ -59,6 +60,7 @@ class Solver:
         self._channels = channels
         self._cache = cache
         self._gateway: Gateway | None = None
+        self._places: dict[str, str] = {}
 
     def solve(self, question: Question) -> Answer:
         """Ask py-rattler.
@@ -73,7 +75,7 @@ class Solver:
         records = self._run(
             question.channels,
             lambda: solve(
-                [self._channels.place(name) for name in question.channels],
+                [self._place(name) for name in question.channels],
                 list(question.specs),
                 gateway=self._opened(),
                 platforms=list(SUBDIRS),
@@ -96,17 +98,23 @@ class Solver:
 
     def names(self, channels: Sequence[str]) -> list[str]:
         """The names of all packages that the channels have."""
-        places = [self._channels.place(name) for name in channels]
+        places = [self._place(name) for name in channels]
         result = self._run(channels, lambda: self._opened().names(places, list(SUBDIRS)))
         return sorted(name.normalized for name in result.names)
 
     def records(self, channels: Sequence[str], name: str) -> list[RepoDataRecord]:
         """Every record of one name, whatever its build; none where the channels do not have it."""
-        places = [self._channels.place(channel) for channel in channels]
+        places = [self._place(channel) for channel in channels]
         result = self._run(
             channels, lambda: self._opened().query(places, list(SUBDIRS), [name], recursive=False)
         )
         return [record for part in result for record in part if record.name.normalized == name]
+
+    def _place(self, name: str) -> str:
+        """Where py-rattler reads the channel."""
+        if name not in self._places:
+            self._places[name] = readable(self._channels.place(name), self._cache)
+        return self._places[name]
 
     def _opened(self) -> Gateway:
         from rattler import Gateway
@@ -130,7 +138,7 @@ class Solver:
 
     def _answer(self, question: Question, records: Sequence[RepoDataRecord]) -> Answer:
         """The records as packages, with the channel of each and the address that its records name."""
-        names = {self._channels.place(name): name for name in question.channels}
+        names = {self._place(name): name for name in question.channels}
         urls: dict[str, str] = {}
         packages = []
         for record in records:
@@ -147,7 +155,7 @@ class Solver:
         """The channel's own address: what its repodata says (CEP 15), else what its name stands for."""
         tail = f"{record.subdir}/{record.file_name}"
         url = record.url
-        if not url.startswith(self._channels.place(name)) and url.endswith(tail):
+        if not url.startswith(self._place(name)) and url.endswith(tail):
             return url[: -len(tail)]
         return canonical_url(name)
 

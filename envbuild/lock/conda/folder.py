@@ -1,0 +1,71 @@
+"""A folder as a channel: py-rattler reads ``repodata.json`` there and nothing compressed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import zstandard
+
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.lock.conda.channels import SUBDIRS
+
+_LIMIT = 2 << 30
+
+
+def readable(place: str, cache: Path) -> str:
+    """The address of a channel that py-rattler can read.
+
+    Args:
+        place: where the channel is; anything but a folder comes back as it is.
+        cache: the folder where ``repodata.json.zst`` of a folder is unpacked, once for each content.
+
+    Raises:
+        EnvbuildError: exit 5, a file that is not zstd; exit 2, the cache cannot be written.
+    """
+    if not place.startswith("file://"):
+        return place
+    folder = Path(url2pathname(urlsplit(place).path))
+    packed = {subdir: folder / subdir / "repodata.json.zst" for subdir in SUBDIRS}
+    if all((folder / subdir / "repodata.json").is_file() for subdir in SUBDIRS):
+        return place
+    data = {subdir: _content(folder / subdir, path) for subdir, path in packed.items()}
+    key = hashlib.sha256(b"".join(hashlib.sha256(data[subdir]).digest() for subdir in SUBDIRS)).hexdigest()
+    target = cache / "folders" / key
+    for subdir in SUBDIRS:
+        _write(target / subdir / "repodata.json", data[subdir])
+    return f"{target.absolute().as_uri()}/"
+
+
+def _content(folder: Path, packed: Path) -> bytes:
+    plain = folder / "repodata.json"
+    try:
+        if plain.is_file():
+            return plain.read_bytes()
+        return zstandard.ZstdDecompressor().decompress(packed.read_bytes(), max_output_size=_LIMIT)
+    except zstandard.ZstdError as error:
+        raise EnvbuildError(
+            "channel-wrong", f"{packed} is not zstd, or is cut off: {error}", exit=Exit.VERIFY, where=str(packed),
+            hint="The folder is damaged: copy it again, or name another with --channel NAME=URL|DIR.",
+        ) from None  # fmt: skip
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole or not at all; what is there is of the same content."""
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".repodata-")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+        Path(name).replace(path)
+    except OSError as error:
+        raise EnvbuildError(
+            "cannot-write", f"{path} cannot be written: {error.strerror}", exit=Exit.USAGE,
+            hint="Check the store's disk and mode, or name another with --store DIR.",
+        ) from None  # fmt: skip
