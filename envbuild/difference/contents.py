@@ -122,11 +122,21 @@ def _file(
         return None if same else FileDifference(path=path, what="content", expected=_expected(path))
     if not stat.S_ISREG(mine.st_mode) or (mine.st_ino, mine.st_dev) == (theirs.st_ino, theirs.st_dev):
         return None  # two names of one file: conda links from its cache
-    hashes = _hash(first / path), _hash(second / path)
+    same = mine.st_size == theirs.st_size and _same_bytes(first / path, second / path)
     size = max(mine.st_size, theirs.st_size)
-    if hashes[0] != hashes[1] and not _same_but_for_the_place(path, first, second, size):
+    if not same and not _same_but_for_the_place(path, first, second, size):
+        hashes = _hash(first / path), _hash(second / path)
         return FileDifference(path=path, what="content", hashes=hashes, expected=_expected(path))
     return FileDifference(path=path, what="mode") if (mine.st_mode ^ theirs.st_mode) & 0o111 else None
+
+
+def _same_bytes(first: Path, second: Path) -> bool:
+    """Whether two files of one size are equal; read once, and not hashed: an environment has gigabytes."""
+    with first.open("rb") as left, second.open("rb") as right:
+        while data := left.read(_CHUNK):
+            if data != right.read(_CHUNK):
+                return False
+    return True
 
 
 def _hash(path: Path) -> str:
