@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from condachannel import URL
@@ -14,6 +16,7 @@ from rattler import PrefixRecord
 from rattler.shell import ActivationVariables, Shell, activate
 
 from envbuild.environment.prefix import UNFINISHED
+from envbuild.lock import conda_lock_bytes
 
 
 def test_programs_run_and_find_their_own_prefix(world: World) -> None:
@@ -150,6 +153,41 @@ def test_an_activated_shell_has_its_programs(world: World) -> None:
     script = f"{result.script}\ngreet\necho $CONDA_PREFIX\n"
     done = subprocess.run(["bash", "-c", script], env={}, capture_output=True, text=True, check=True)
     assert done.stdout == f"hello\n{prefix}\n"
+
+
+AS_SOMEBODY = """
+import os, sys
+from pathlib import Path
+from envbuild.environment import Means, create
+from envbuild.lock import Indexes, read_conda_lock
+from envbuild.lock.conda.channels import CondaChannels
+from envbuild.progress import SilentProgress
+from envbuild.store import Store
+
+folder, home = Path(sys.argv[1]), Path(os.environ["HOME"])
+means = Means(
+    store=Store.open(home / "store"), channels=CondaChannels(places={"small": f"{(folder / 'channel').as_uri()}/"}),
+    indexes=Indexes.from_machine({}), jobs=2, progress=SilentProgress(),
+)
+create(read_conda_lock(folder / "conda.lock.json"), home / "env", means)
+"""
+
+
+def test_an_ordinary_user_makes_one(world: World, channel: Path, unprivileged) -> None:
+    """With a umask that shuts everybody out, from a folder that belongs to somebody else."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, home = Path(name), Path(name, "home")
+        shutil.copytree(channel, folder / "channel")
+        (folder / "conda.lock.json").write_bytes(conda_lock_bytes(world.lock))
+        folder.chmod(0o755)
+        (folder / "channel").chmod(0o755)
+        home.mkdir()
+        shutil.chown(home, unprivileged.name)
+        done = unprivileged.run(AS_SOMEBODY, str(folder), env={"HOME": str(home)}, umask=0o077)
+        assert done.returncode == 0, done.stderr
+        assert said(home / "env/bin/greet") == "hello\n"
+        program = (home / "env/bin/greet").stat()
+        assert (program.st_mode & 0o777, program.st_uid == os.getuid()) == (0o755, False)
 
 
 def test_a_folder_serves_as_channel(world: World, channel: Path) -> None:
