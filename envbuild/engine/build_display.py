@@ -153,7 +153,7 @@ class _Stopped(Exception):
     """Tells a task that its step did not end well: it says no ✓."""
 
 
-def short(name: str) -> str:
+def short(name: str, width: int = _WIDTH) -> str:
     """A step's text on one line without what says how it is run: ``[build 3/9] RUN python3 -m pip install …``."""
     text = " ".join(_FLAGS.sub("", " ".join(name.split())).split())
-    return text if len(text) <= _WIDTH else text[: _WIDTH - 1].rstrip() + "…"
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from envbuild.engine.build_display import Seen
+from envbuild.engine.build_display import Seen, short
 from envbuild.errors import EnvbuildError, Exit
 
-_COMMAND = 600
+_COMMAND = 1000
 _LOADS = re.compile(r"\[internal\] load metadata for (\S+)")
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _REFUSED = re.compile(
@@ -61,7 +61,7 @@ def failure(
             hint="check it with `docker info`, start it (sudo systemctl start docker), then run the command again",
             exit=Exit.ENGINE,
         )
-    what = f"{_command(failed.name)}\n{_first(failed.error)}" if failed else said
+    what = f"{short(failed.name, _COMMAND)}\n{_first(failed.error)}" if failed else said
     return EnvbuildError(
         "build-failed",
         f"Docker could not build {name}: {what}",
@@ -125,7 +125,7 @@ def _step(failed: Seen, log: Path, name: str) -> EnvbuildError:
     killed = " (killed: most often because memory ran out)" if code == _KILLED else ""
     return EnvbuildError(
         "build-step-failed",
-        f"a step of {name} ended with {code}{killed}:\n  {_command(failed.name)}\n{lines}",
+        f"a step of {name} ended with {code}{killed}:\n  {short(failed.name, _COMMAND)}\n{lines}",
         where=str(log),
         hint=f"the whole log is in {log}; the steps before this one stay cached"
         + (
@@ -135,11 +135,6 @@ def _step(failed: Seen, log: Path, name: str) -> EnvbuildError:
         ),
         exit=Exit.ENGINE,
     )
-
-
-def _command(name: str) -> str:
-    text = " ".join(name.split())
-    return text if len(text) <= _COMMAND else f"{text[:_COMMAND].rstrip()}…"
 
 
 def _first(text: str) -> str:

@@ -109,13 +109,12 @@ def test_a_second_build_runs_nothing_again(built: Built) -> None:
     done = built.small.build()
     assert done.code == 0, done
     assert done.value["config"] == built.value["config"]
-    assert (done.value["docker"]["cached"], done.value["bytes_fetched"]) > (10, -1)
+    assert done.value["docker"]["cached"] > 10
+    assert done.value["bytes_fetched"] == 0
     assert done.value["seconds"]["build"] < built.value["seconds"]["build"]
 
 
-def test_a_build_without_the_cache_gives_the_same_files(
-    built: Built, request: pytest.FixtureRequest
-) -> None:
+def test_a_build_without_the_cache_gives_the_same_files(built: Built, request: pytest.FixtureRequest) -> None:
     """Byte for byte, with each file's time; folders' times are the build's on an engine that does not rewrite them."""
     before = saved_members(CANDIDATE)
     done = built.small.build("--no-cache")
@@ -155,19 +154,21 @@ def test_the_suite_s_verdict_is_about_docker_s_image(built: Built) -> None:
     assert (other.code, "error[another-image]" in other.err) == (3, True), other
 
 
-def test_a_pass_gives_the_nvidia_tag_and_never_the_recipe_s(built: Built) -> None:
-    small = built.small
+def test_a_pass_gives_the_nvidia_tag_and_never_the_recipe_s(
+    built: Built, request: pytest.FixtureRequest
+) -> None:
+    small, identity = built.small, inspected(CANDIDATE)["Id"]
+    request.addfinalizer(lambda: docker("rmi", TAG))
+    request.addfinalizer((small.store / "verdicts" / f"{identity.removeprefix('sha256:')}.json").unlink)
     file = small.cli.folder / "pass.json"
     file.write_bytes(signed(_passing(built), own_key(small.cli.folder / "home")))
     done = small.cli("promote", TAG, "--verdict", str(file), "--json", *small.places)
     assert done.code == 0, done
-    assert (done.value["tags"], done.value["digest"]) == ([CANDIDATE, TAG], built.value["config"])
-    assert inspected(TAG)["Id"] == built.value["config"]
+    assert (done.value["tags"], done.value["digest"]) == ([CANDIDATE, TAG], identity)
+    assert inspected(TAG)["Id"] == identity
     docker_fails("inspect", REF)
     again = small.build()
     assert (again.value["candidate"], again.value["tags"]) == (False, [CANDIDATE, TAG])
-    (small.store / "verdicts" / f"{built.value['config'].removeprefix('sha256:')}.json").unlink()
-    docker("rmi", TAG)
 
 
 def test_a_verdict_about_another_image_gives_nothing(built: Built) -> None:

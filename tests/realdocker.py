@@ -27,7 +27,7 @@ from envbuild.store import Store
 
 NAME = "envbuild-test-real"
 REF = "pytorch-cuda:v2.7"
-ROOT = Path(smallimage.COMMITTED).parents[3]
+ROOT = smallimage.COMMITTED.parents[3]
 _HEADERS = (Path("/usr/include/python3.11"), Path("/usr/include/x86_64-linux-gnu/python3.11"))
 
 
