@@ -121,23 +121,42 @@ def own_images(*prefixes: str) -> Iterator[None]:
 
 @contextmanager
 def large_cache_removed(least: int = 50_000_000) -> Iterator[None]:
-    """Removes what BuildKit's cache got since and is at least that large, in bytes: others may build meanwhile."""
-    before = {record for record, _ in cache_records()}
+    """Removes what BuildKit's cache got since and is at least that large, in bytes, with what was built on it.
+
+    Small records stay: others may build meanwhile, and the engine collects them by itself.
+    """
+    before = set(cache_records())
     try:
         yield
     finally:
-        for record, size in cache_records():
-            if record not in before and size >= least:
-                docker("builder", "prune", "--all", "--force", "--filter", f"id={record}", check=False)
+        records = cache_records()
+        doomed = {id for id, record in records.items() if id not in before and record.size >= least}
+        while more := {id for id, record in records.items() if record.parents & doomed} - doomed:
+            doomed |= more
+        while doomed:  # one that another is built on cannot go before that
+            leaves = {id for id in doomed if not any(id in records[other].parents for other in doomed)}
+            for id in leaves:
+                docker("builder", "prune", "--all", "--force", "--filter", f"id={id}", check=False)
+            doomed -= leaves
 
 
-def cache_records() -> list[tuple[str, int]]:
-    """What BuildKit's cache holds: id and bytes."""
-    found = []
+@dataclass(frozen=True)
+class CacheRecord:
+    """One record of BuildKit's cache: its bytes, and the records that it is built on."""
+
+    size: int
+    parents: frozenset[str]
+
+
+def cache_records() -> dict[str, CacheRecord]:
+    """What BuildKit's cache holds, by id."""
+    found = {}
     for block in docker("buildx", "du", "--verbose").split("\n\n"):
         fields = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
         if "ID" in fields:
-            found.append((fields["ID"].strip(), _bytes(fields.get("Size", "0B").strip())))
+            parents = fields.get("Parents", fields.get("Parent", "")).replace(",", " ").split()
+            size = _bytes(fields.get("Size", "0B").strip())
+            found[fields["ID"].strip()] = CacheRecord(size=size, parents=frozenset(parents))
     return found
 
 
