@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from condaworld import NEEDS, CondaLocker
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
 
 from envbuild.lock import Indexes, Lock, resolve
@@ -216,3 +217,28 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
         )  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def deepspeed_index(keys: Keys) -> Iterator[str]:
+    """The address of an index that has DeepSpeed's source, with its real requirements, and nothing else."""
+    cell: list[World] = []
+    server = Server(("127.0.0.1", 0), handler(cell))
+    made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
+    cell.append(made)
+    made.index.sdist("deepspeed", "0.19.8", NEEDS)
+    serve(made)
+    yield made.simple
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def conda(deepspeed_index: str, tmp_path: Path) -> Iterator[CondaLocker]:
+    """What locks conda environments, on a machine that knows nothing but the index."""
+    environ = {
+        "PATH": os.environ["PATH"], "HOME": str(tmp_path), "PIP_CONFIG_FILE": "/dev/null",
+        "XDG_CONFIG_DIRS": str(tmp_path), "ENVBUILD_PYTHON_INDEX": deepspeed_index,
+    }  # fmt: skip
+    with Store.open(tmp_path / "store") as opened:
+        yield CondaLocker(folder=tmp_path, environ=environ, store=opened)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from envbuild.errors import EnvbuildError
 from envbuild.lock.conda import refusal
 from envbuild.lock.conda.channels import SUBDIRS, CondaChannels, canonical_url
 from envbuild.lock.conda.folder import readable
@@ -133,6 +134,8 @@ class Solver:
             return run_to_the_end(awaited())
         except SolverError as error:
             raise Unsolvable(str(error)) from None
+        except EnvbuildError:
+            raise
         except Exception as error:
             raise refusal.of_channel(self._channels, channels, error) from None
 
