@@ -19,14 +19,31 @@ REFERENCE = Path(envbuild.__file__).parents[1] / "docs/reference/command-line.md
 
 
 def loaded(name: str) -> click.Command:
-    command = app.get_command(click.Context(app), name)
+    """The command of that name; of a group's the words have a space between them."""
+    command: click.Command | None = app
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
     assert command is not None
     return command
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+def leaves() -> list[str]:
+    """All commands that do something: ``image``, ``env create``."""
+    found = []
+    for name in COMMANDS:
+        command = loaded(name)
+        inner = sorted(command.commands) if isinstance(command, click.Group) else []
+        found += [f"{name} {word}" for word in inner] or [name]
+    return found
+
+
+LEAVES = leaves()
+
+
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_command_has_help(cli: Cli, name: str) -> None:
-    done = cli(name, "--help")
+    done = cli(*name.split(), "--help")
     assert done.code == 0
     assert done.err == ""
     assert done.out.startswith(f"Usage: envbuild {name} ")
@@ -34,7 +51,7 @@ def test_every_command_has_help(cli: Cli, name: str) -> None:
         assert option in done.out
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_option_says_what_it_does(name: str) -> None:
     for parameter in loaded(name).params:
         if isinstance(parameter, click.Option):
@@ -42,7 +59,7 @@ def test_every_option_says_what_it_does(name: str) -> None:
             assert parameter.help.rstrip().endswith((".", "]")), f"{name} {parameter.opts}"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", LEAVES)
 def test_every_command_and_option_is_in_the_reference(name: str) -> None:
     page = REFERENCE.read_text()
     own = page.partition(f"\n## envbuild {name}\n")[2].partition("\n## ")[0]
@@ -57,7 +74,7 @@ def test_every_command_and_option_is_in_the_reference(name: str) -> None:
 
 
 def test_the_reference_names_no_option_that_is_not_there() -> None:
-    known = {"--help", "--version"} | {o for name in COMMANDS for p in loaded(name).params for o in p.opts}
+    known = {"--help", "--version"} | {o for name in LEAVES for p in loaded(name).params for o in p.opts}
     for section in re.split(r"\n## ", REFERENCE.read_text()):
         for row in re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE):
             assert row in known, row
