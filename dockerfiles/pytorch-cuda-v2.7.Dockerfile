@@ -263,18 +263,18 @@ LABEL io.envbuild.architectures="7.0;8.0;8.6;9.0+PTX"
 LABEL org.opencontainers.image.base.name="nvidia/cuda:12.6.3-base-ubuntu24.04"
 LABEL org.opencontainers.image.base.digest="sha256:c87e78933f4c16e3272123bf2f75537306596d0fbaa395a29696a22786e5ee0e"
 
-# Healthy, unless the container was started as JupyterLab and that does not answer. In bash: to start a Python every
-# half minute would cost more than what it looks after.
+# Healthy, unless the container was started as JupyterLab and that does not answer. In bash (engines start sh here): to
+# start a Python every half minute would cost more than what it looks after.
 # hadolint ignore=DL3025
-HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD \
-    started=$(tr '\0' ' ' < /proc/1/cmdline); \
+HEALTHCHECK --interval=30s --timeout=10s --start-period=60s --retries=3 CMD exec bash -euo pipefail -c ' \
+    started=$(tr "\0" " " < /proc/1/cmdline); \
     [[ $started =~ (envbuild-jupyter|jupyter[-\ ]lab) ]] || exit 0; \
     port=${JUPYTER_PORT:-8888}; \
     if [[ $started =~ port[=\ ]([0-9]+) ]]; then port=${BASH_REMATCH[1]}; fi; \
     exec 3<> "/dev/tcp/127.0.0.1/$port"; \
-    printf 'GET /api HTTP/1.0\r\n\r\n' >&3; \
+    printf "GET /api HTTP/1.0\r\n\r\n" >&3; \
     read -r status <&3; \
-    [[ $status == HTTP/1.?\ [234]* ]]
+    [[ $status == HTTP/1.?\ [234]* ]]'
 
 # 2222: where envbuild-sshd listens as an ordinary user.
 EXPOSE 22/tcp 2222/tcp 8888/tcp

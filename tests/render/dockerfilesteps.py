@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,13 +73,19 @@ def health(text: str) -> str | None:
     return found[2] if found else None
 
 
-def run(script: str, root: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a script as ``SHELL ["/bin/bash", "-euo", "pipefail", "-c"]`` does, with its paths below ``root``."""
+BASH = ("/bin/bash", "-euo", "pipefail", "-c")
+"""What ``SHELL`` names in the Dockerfiles; an engine runs a health check's text by /bin/sh all the same."""
+
+
+def run(
+    script: str, root: Path, env: Mapping[str, str] | None = None, *, shell: Sequence[str] = BASH
+) -> subprocess.CompletedProcess[str]:
+    """Run a script by ``shell``, with its paths below ``root``."""
     placed = re.sub(r"(?<![\w.}\]])/(tmp|run|opt|build|etc)(?=[/\s;])", rf"{root}/\1", script)
     for name in ("tmp", "run", "opt", "etc"):
         (root / name).mkdir(parents=True, exist_ok=True)
     return subprocess.run(
-        ["/bin/bash", "-euo", "pipefail", "-c", placed],
+        [*shell, placed],
         env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **(env or {})},
         cwd=root,
         text=True,
