@@ -32,6 +32,9 @@ def test_it_ends_as_a_candidate_with_a_name_of_its_own(built: Built) -> None:
     assert [layer["diff_id"] for layer in value["layers"]] == told["RootFS"]["Layers"]
     assert sum(layer["size"] for layer in value["layers"]) == value["size"]
     assert {"bases", "fetch", "build", "gate", "total"} == set(value["seconds"])
+    assert value["docker"].keys() == {
+        "images", "buildx", "driver", "rewrites_timestamps", "steps", "cached", "log",
+    }  # fmt: skip
     assert value["docker"]["images"] == built.small.bases.values()
     assert value["verdict"] is None
     docker_fails("inspect", REF)
