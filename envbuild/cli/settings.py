@@ -23,6 +23,7 @@ _KEYS = {
     "debian-security-mirror": "ENVBUILD_DEBIAN_SECURITY_MIRROR",
     "debian-keyring": "ENVBUILD_DEBIAN_KEYRING",
     "artifact-mirror": "ENVBUILD_ARTIFACT_MIRROR",
+    "conda-channels": "ENVBUILD_CONDA_CHANNELS",
     "signing-key-file": "ENVBUILD_SIGNING_KEY_FILE",
     "trusted-keys": "ENVBUILD_TRUSTED_KEYS",
 }

@@ -43,7 +43,7 @@ def test_a_recipe_that_does_not_exist(cli: Cli, command: str) -> None:
     assert "Did you mean pytorch-cuda:v2.7?" in done.err
 
 
-@pytest.mark.parametrize("ref", ["pytorch-cuda", "a:b:c", ":v2.7", "../x:v1", "x:", "Ü:v1"])
+@pytest.mark.parametrize("ref", ["Pytorch", "a:b:c", ":v2.7", "../x:v1", "x:", "Ü:v1"])
 def test_a_reference_that_is_none(cli: Cli, ref: str) -> None:
     cli.fails(2, "wrong-reference", "image", ref)
 
