@@ -25,11 +25,12 @@ _CHANNEL = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
 _SPEC = re.compile(r"(?P<name>[a-z0-9_][a-z0-9_.-]*)(?P<rest>([ =<>!~].*)?)", re.ASCII)
 _GLIBC = re.compile(r"2\.(\d{2})")
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.!+]*")
-_PINNED = {
+PINNED = {
     "python": "python.version", "pytorch": "torch.version", "pytorch-gpu": "torch.version", "libtorch": "torch.version",
     "torchvision": "torch.torchvision", "cuda-version": "cuda.version", "cudnn": "cuda.cudnn", "nccl": "cuda.nccl",
     "deepspeed": "deepspeed.version",
 }  # fmt: skip
+"""Conda packages whose version another table of the recipe gives, and its key."""
 
 
 def makes(root: Table) -> tuple[str, ...]:
@@ -138,11 +139,11 @@ def _packages(table: Table) -> tuple[str, ...]:
                 key, f'"{word}" is not a conda package', 'Write a MatchSpec such as "gxx" or "numpy >=2,<3".'
             )
         name = match.group("name")
-        if name in _PINNED:
+        if name in PINNED:
             raise table.wrong(
                 key,
-                f'"{name}" is pinned by {_PINNED[name]}',
-                f'Remove "{word}" here and set {_PINNED[name]}.',
+                f'"{name}" is pinned by {PINNED[name]}',
+                f'Remove "{word}" here and set {PINNED[name]}.',
             )
         if name in seen:
             raise table.wrong(

@@ -232,3 +232,26 @@ def test_the_records_of_a_packed_folder_are_unpacked_once(conda: CondaLocker, tm
     assert len(unpacked) == 2
     assert conda.lock(recipe, f"conda-forge={RECORDS}") == first
     assert list((conda.store.root / "cache/conda/folders").glob("*/*/repodata.json")) == unpacked
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("pytorch", "torch.version"), ("nccl", "cuda.nccl"), ("python", "python.version")]
+)
+def test_a_pin_moves_in_the_recipe_and_not_by_an_upgrade(conda: CondaLocker, name: str, key: str) -> None:
+    recipe = committed("ds-train:v2.7")
+    with pytest.raises(EnvbuildError, match=f"{name} is pinned by {key}") as caught:
+        conda.lock(recipe, previous=read_conda_lock(recipe.conda_lock_path), upgrade=[name])
+    assert caught.value.where == recipe.where(key)
+
+
+def test_a_lock_follows_the_one_that_it_extends(conda: CondaLocker) -> None:
+    parent = conda.recipe('description = "x"\n' + INTERPRETER)
+    child = conda.recipe('description = "y"\nextends = "v1"\n', "made:v2")
+    earlier, later = conda.lock(parent, date=EARLIER), conda.lock(parent)
+    lock = conda.lock(child, parent=earlier)
+    assert lock.packages == earlier.packages
+    assert conda.lock(child, NOWHERE, previous=lock, parent=earlier) is lock
+    assert conda.lock(child, previous=lock, parent=later).packages == later.packages
+    with pytest.raises(EnvbuildError, match="takes openssl from the conda lock of made:v1") as caught:
+        conda.lock(child, previous=lock, parent=earlier, upgrade=["openssl"])
+    assert "envbuild lock made:v1 --upgrade openssl" in caught.value.hint

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda.channels import CondaChannels
+from envbuild.lock.conda.check import follows_conda
 from envbuild.lock.conda.clash import Asked
 from envbuild.lock.conda.explain import explained
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock
@@ -19,6 +20,7 @@ from envbuild.lock.model import Artifact
 from envbuild.lock.python.source import deepspeed_source
 from envbuild.lock.python.standin import BUILT_REQUIREMENTS, requirements_of
 from envbuild.progress import Progress
+from envbuild.recipe.conda import PINNED
 from envbuild.recipe.model import Recipe
 from envbuild.recipe.suggest import did_you_mean
 from envbuild.store import Http, Store
@@ -61,8 +63,9 @@ def resolve_conda(
         EnvbuildError: exit 3, no set of packages fits (what clashes is said); exit 4, a channel or Python's index;
             exit 5, something does not verify.
     """
-    _check_upgrade(recipe, previous, upgrade)
-    if previous is not None and previous.recipe == recipe.conda_dict() and not upgrade:
+    _check_upgrade(recipe, previous, parent, upgrade)
+    follows = parent is None or previous is None or not follows_conda(previous, parent)
+    if previous is not None and previous.recipe == recipe.conda_dict() and not upgrade and follows:
         return previous
     before = f"{date}T23:59:59Z"
     source = _source(recipe, indexes, http, store, progress, before)
@@ -139,12 +142,27 @@ def _check_specs(recipe: Recipe, specs: Sequence[Spec]) -> None:
             ) from None  # fmt: skip
 
 
-def _check_upgrade(recipe: Recipe, previous: CondaLock | None, upgrade: Sequence[str]) -> None:
-    """Each name must be locked."""
+def _check_upgrade(
+    recipe: Recipe, previous: CondaLock | None, parent: CondaLock | None, upgrade: Sequence[str]
+) -> None:
+    """Each name must be locked, not pinned by the recipe, and not taken from the extended recipe's lock."""
     known = {package.name for package in previous.packages} if previous else set()
+    inherited = {package.name for package in parent.packages} if parent else set()
     for name in upgrade:
+        if name in PINNED:
+            raise EnvbuildError(
+                "pinned-by-recipe", f"{name} is pinned by {PINNED[name]}", exit=Exit.INPUT,
+                hint=f"Write the version that you want there, then `envbuild lock {recipe.ref}`.",
+                where=recipe.where(PINNED[name]),
+            )  # fmt: skip
         if name not in known:
             raise EnvbuildError(
                 "not-locked", f"{name} is not in the conda lock of {recipe.ref}", exit=Exit.INPUT,
                 hint=f"{did_you_mean(name, known)}`envbuild lock {recipe.ref} --upgrade NAME` takes what is locked.",
+            )  # fmt: skip
+        if parent is not None and name in inherited:
+            raise EnvbuildError(
+                "locked-by-parent", f"{recipe.ref} takes {name} from the conda lock of {parent.ref}, which it extends",
+                hint=f"Run `envbuild lock {parent.ref} --upgrade {name}`, then `envbuild lock {recipe.ref}`.",
+                exit=Exit.INPUT, where=recipe.where("extends"),
             )  # fmt: skip
