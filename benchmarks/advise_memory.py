@@ -27,18 +27,18 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 GB = 1e9
+sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402  after the path
-import torch.distributed as dist  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.nn import functional  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-
-from envbuild.advise import Choice, Job, Model, Strategy, configuration, estimate  # noqa: E402
-from envbuild.advise.shapes import parameters_of  # noqa: E402
+from envbuild.advise import Choice, Job, Model, Strategy, configuration, estimate  # noqa: E402  found by the line above
+from envbuild.advise.shapes import parameters_of  # noqa: E402  and this too
 
 CASES = {
     "DDP": (Strategy(stage=0), False),
@@ -234,6 +234,8 @@ def work(rank: int, name: str, options: argparse.Namespace, port: int, result: s
     dist.all_gather_object(everyone, found)
     if rank == 0:
         Path(result).write_text(json.dumps(_largest(everyone)))
+    if options.device != "cuda":
+        os._exit(0)  # gloo's threads may still be freeing tensors: destroying the group can wait for ever
     dist.destroy_process_group()
 
 

@@ -113,7 +113,10 @@ def train(args: argparse.Namespace) -> None:
         )
         if args.checkpoint:
             torch.save(model.module.state_dict(), args.checkpoint)
-    del model  # before the group it talks through: with gloo (torch 2.7) the other order can wait for ever
+    if args.cpu:
+        # gloo's threads may still be freeing tensors. Destroying the group then can wait for ever (torch 2.7), and
+        # Python's shutdown can abort the process (newer ones). All is written: end without either.
+        os._exit(0 if same else 1)
     dist.destroy_process_group()
     if not same:
         sys.exit(1)

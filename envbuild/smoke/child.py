@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from .checks import find
 from .context import Context
@@ -92,8 +92,23 @@ def _die_with_parent(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-if __name__ == "__main__":
-    status = main(sys.argv[1:])
+def leave(status: int) -> NoReturn:
+    """End this process, and its part in the process group that a check joined: NCCL complains of those that do not.
+
+    A group of gloo is left by ending at once: its threads may still be freeing tensors, so that destroying the group
+    can wait for ever (torch 2.7), and Python's shutdown can abort the process (newer ones).
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    if "torch.distributed" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            if dist.get_backend() == "gloo":
+                os._exit(status)
+            dist.destroy_process_group()
     sys.exit(status)
+
+
+if __name__ == "__main__":
+    leave(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ import os
 import sys
 from pathlib import Path
 
+from .child import leave
 from .child import main as answer
 from .team import Team
 
@@ -20,7 +21,6 @@ def main(argv: list[str]) -> int:
     """Serve until the input ends; what a check raises ends the process, which is seen as that check's crash."""
     if argv == ["rank"]:
         _serve("rank", None)
-        _leave()
         return 0
     with Team(folder=Path(argv[1])) as team:
         _serve("check", team)
@@ -45,17 +45,5 @@ def _write_to(log: Path) -> None:
     os.close(stream)
 
 
-def _leave() -> None:
-    """Leave the process group, where a check joined one: NCCL complains of those that do not."""
-    if "torch" in sys.modules:
-        import torch.distributed as dist
-
-        if dist.is_initialized():
-            dist.destroy_process_group()
-
-
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(status)
+    leave(main(sys.argv[1:]))
