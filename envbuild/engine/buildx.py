@@ -22,6 +22,7 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.progress import Progress, SilentProgress
 
 _RAW_FROM = (0, 13)
+_REWRITES_FROM = (0, 13)
 _CONTEXTS_FROM = 23
 _ASK_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -73,8 +74,9 @@ class Buildx:
     """A buildx that answers.
 
     ``command`` starts it; ``driver`` is where it builds (``docker``: in the engine itself). ``rewrites`` is whether
-    its exporter sets the times of the layers' files to SOURCE_DATE_EPOCH at the latest: BuildKit 0.13 does, and a
-    Docker engine that keeps images in containerd; an engine with graph drivers takes the option and ignores it.
+    its exporter sets the times of the layers' files to SOURCE_DATE_EPOCH at the latest: BuildKit 0.13 does. The
+    engine's own does not: with graph drivers it ignores the option, with images in containerd it refuses it
+    ("rewrite-timestamp conflicts with unpack"; both seen with 26.1).
     """
 
     command: tuple[str, ...]
@@ -116,11 +118,8 @@ class Buildx:
         engine = told.stdout.strip()
         if driver == "docker" and int((re.match(r"\d+", engine) or ["0"])[0]) < _CONTEXTS_FROM:
             raise too_old(engine)
-        if driver == "docker":
-            kind = _ask([program, "info", "--format", "{{json .DriverStatus}}"], environ)
-            rewrites = "io.containerd.snapshotter" in kind.stdout
-        else:
-            rewrites = _numbers(fields.get("BuildKit version") or fields.get("Buildkit") or "") >= _RAW_FROM
+        buildkit = _numbers(fields.get("BuildKit version") or fields.get("Buildkit") or "")
+        rewrites = driver != "docker" and buildkit >= _REWRITES_FROM
         return cls(
             command=command, version=version, driver=driver, engine=engine, rewrites=rewrites, environ=environ
         )
@@ -177,7 +176,7 @@ class Buildx:
             "build",
             self._progress,
             f"--file={order.folder / order.dockerfile}",
-            f"--output=type=docker,name={order.name},rewrite-timestamp=true",
+            f"--output=type=docker,name={order.name}" + (",rewrite-timestamp=true" if self.rewrites else ""),
             f"--metadata-file={facts}",
             f"--network={order.network}",
             "--provenance=false",
