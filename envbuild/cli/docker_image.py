@@ -143,7 +143,7 @@ def _build(context: Context, ref: str, wish: Wish, seconds: dict[str, float]) ->
         with _stage(seconds, "build"):
             made = buildx.build(order, log=log, progress=progress)
     return Outcome(
-        ready=_found(recipe, lock, store, docker, made),
+        ready=_found(recipe, lock, store, docker),
         buildx=buildx,
         made=made,
         images=images,
@@ -152,8 +152,8 @@ def _build(context: Context, ref: str, wish: Wish, seconds: dict[str, float]) ->
     )
 
 
-def _found(recipe: Recipe, lock: Lock, store: Store, docker: Docker, made: Made) -> DockerReady:
-    """The image as the engine knows it, which must be the one that was just built."""
+def _found(recipe: Recipe, lock: Lock, store: Store, docker: Docker) -> DockerReady:
+    """What was just built, as the engine knows it."""
     name = f"{docker_name(recipe)}-candidate"
     built = docker.built(name, store.layout)
     if built is None:
@@ -164,7 +164,6 @@ def _found(recipe: Recipe, lock: Lock, store: Store, docker: Docker, made: Made)
             "engine's own",
             exit=Exit.ENGINE,
         )
-    del made
     return DockerReady(recipe=recipe, lock=lock, store=store, docker=docker, built=built)
 
 
@@ -210,7 +209,8 @@ def _secrets(needs: Needs, environ: Mapping[str, str], apt: Path | None) -> dict
 
     pip's and conda's are not among them: what they would fetch was fetched here.
     """
-    bundle = next((environ[name] for name in _CA_BUNDLES if environ.get(name)), None)
+    merged = Indexes.from_machine(environ).environ
+    bundle = next((merged[name] for name in _CA_BUNDLES if merged.get(name)), None)
     found = {}
     if bundle is not None and Path(bundle).is_file():
         found["ca"] = Path(bundle).absolute()
@@ -249,16 +249,10 @@ def _stage(seconds: dict[str, float], name: str) -> Iterator[None]:
         seconds[name] = round(time.monotonic() - started, 3)
 
 
-def _print(
-    context: Context,
-    outcome: Outcome,
-    proof: Proof,
-    wish: Wish,
-    seconds: Mapping[str, float],
-    refusal: EnvbuildError | None,
-) -> None:
+def _document(outcome: Outcome, proof: Proof, wish: Wish, seconds: Mapping[str, float]) -> dict[str, object]:
+    """What ``--json`` prints: the members of ``envbuild image`` (docs/reference/json.md)."""
     ready, built = outcome.ready, outcome.ready.built
-    value: dict[str, object] = {
+    return {
         "ref": ready.name,
         "builder": "docker",
         "digest": built.ref.manifest,
@@ -293,12 +287,24 @@ def _print(
             "log": str(outcome.log),
         },
     }
+
+
+def _print(
+    context: Context,
+    outcome: Outcome,
+    proof: Proof,
+    wish: Wish,
+    seconds: Mapping[str, float],
+    refusal: EnvbuildError | None,
+) -> None:
+    ready, made = outcome.ready, outcome.made
+    value = _document(outcome, proof, wish, seconds)
     if refusal is not None:
         value["error"] = refusal.to_dict()
     lines = [
-        f"{proof.tags[-1]}  {built.ref.config}",
-        f"  {len(built.layers)} layers, {size(built.size)} unpacked; {outcome.made.ran} steps run, "
-        f"{outcome.made.cached} cached, fetched {size(outcome.fetched)}, {seconds['total']:.1f} s",
+        f"{proof.tags[-1]}  {ready.built.ref.config}",
+        f"  {len(ready.built.layers)} layers, {size(ready.built.size)}; {made.ran} steps run, {made.cached} cached, "
+        f"fetched {size(outcome.fetched)}, {seconds['total']:.1f} s",
     ]
     if wish.output is not None:
         lines.append(f"  written to {wish.output}")

@@ -85,7 +85,6 @@ def command(
     The image ends in the store, as REF-candidate. With enough GPUs the suite runs in it, and the tag is given if
     every check passes. A second run does only what changed.
     """
-    started = time.monotonic()
     ref = _devel(ref) if devel else ref
     check_target(output)
     if builder == "docker":
@@ -101,9 +100,23 @@ def command(
             require_verdict=require_verdict,
         )
         return image_by_docker(context, ref, wish)
-    _fits_oci(
-        ref, base, docker_only=bool(arguments or network or apt_sources or no_cache), verify_it=verify_it
-    )
+    docker_only = bool(arguments or network or apt_sources or no_cache)
+    _fits_oci(ref, base, docker_only=docker_only, verify_it=verify_it)
+    return _by_envbuild(context, ref, base, output, no_load, engine, verify_it, require_verdict)
+
+
+def _by_envbuild(
+    context: Context,
+    ref: str,
+    base: str,
+    output: Path | None,
+    no_load: bool,
+    engine: str | None,
+    verify_it: bool,
+    require_verdict: bool,
+) -> int:
+    """The image of the lock, without Docker's builder; the exit code."""
+    started = time.monotonic()
     ready = build(context, ref, base=None if base == _DEBIAN else base)
     recipe, built, image = ready.recipe, ready.built, ready.image
     verification = verify(ready.lock, built.image, ready.workshop) if verify_it else None
