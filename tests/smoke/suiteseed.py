@@ -1,4 +1,4 @@
-"""What tests of the suite start from: expectations of nothing, and a way to put a defect into a place."""
+"""What tests of the suite start from: expectations of nothing, defects, and a way to put one into a place."""
 
 from __future__ import annotations
 
@@ -21,6 +21,31 @@ EMPTY: dict[str, Any] = {
     "driver_floor": None,
     "gpus": {"wanted": 2, "given": None},
 }
+
+NOT_AVERAGED = """
+import os
+if os.environ.get("RANK"):
+    from torch.nn.parallel import DistributedDataParallel as Ddp
+    real = Ddp.__init__
+    def wrong(self, *a, **k):
+        real(self, *a, **k)
+        self.require_backward_grad_sync = False
+    Ddp.__init__ = wrong
+"""
+"""DDP whose backward does not average gradients."""
+
+WRONG_SHARD = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch
+    real = torch.save
+    def wrong(value, path, *a, **k):
+        if str(path).endswith("optim_states.pt"):
+            value["optimizer_state_dict"]["fp32_flat_groups"][0].data.view(-1)[5] += 1
+        return real(value, path, *a, **k)
+    torch.save = wrong
+"""
+"""One number of rank 1's shard of a ZeRO checkpoint is another."""
 
 
 def seed(place: Place, code: str) -> None:

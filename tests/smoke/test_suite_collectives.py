@@ -8,7 +8,7 @@ import pytest
 from gloo_ranks import ask
 from hypothesis import given
 from hypothesis import strategies as st
-from suiteseed import EMPTY
+from suiteseed import EMPTY, NOT_AVERAGED
 
 from envbuild.smoke import collective, curve, links
 from envbuild.smoke.checks.nccl import judge_floor
@@ -133,17 +133,6 @@ if os.environ.get("RANK") == "0":
             self[65536] = -7
         return done
     torch.Tensor.copy_ = wrong
-"""
-
-NOT_AVERAGED = """
-import os
-if os.environ.get("RANK"):
-    from torch.nn.parallel import DistributedDataParallel as Ddp
-    real = Ddp.__init__
-    def wrong(self, *a, **k):
-        real(self, *a, **k)
-        self.require_backward_grad_sync = False
-    Ddp.__init__ = wrong
 """
 
 NOT_BROADCAST = """

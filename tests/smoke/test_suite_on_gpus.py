@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from suiteseed import seed
+from suiteseed import NOT_AVERAGED, WRONG_SHARD, seed
 
 from envbuild.smoke.gpus import present
 
@@ -39,17 +39,6 @@ if os.environ.get("RANK") == "0":
     torch.Tensor.copy_ = wrong
 """
 
-NOT_AVERAGED = """
-import os
-if os.environ.get("RANK"):
-    from torch.nn.parallel import DistributedDataParallel as Ddp
-    real = Ddp.__init__
-    def wrong(self, *a, **k):
-        real(self, *a, **k)
-        self.require_backward_grad_sync = False
-    Ddp.__init__ = wrong
-"""
-
 NOT_DECOUPLED = """
 import os
 if os.environ.get("RANK"):
@@ -73,18 +62,6 @@ if os.environ.get("RANK"):
     import torch
     from deepspeed.runtime.engine import DeepSpeedEngine
     DeepSpeedEngine.get_optimizer_configuration = lambda self, *a, **k: (torch.optim.AdamW, {})
-"""
-
-WRONG_SHARD = """
-import os
-if os.environ.get("RANK") == "1":
-    import torch
-    real = torch.save
-    def wrong(value, path, *a, **k):
-        if str(path).endswith("optim_states.pt"):
-            value["optimizer_state_dict"]["fp32_flat_groups"][0].data.view(-1)[5] += 1
-        return real(value, path, *a, **k)
-    torch.save = wrong
 """
 
 NOT_OFFLOADED = """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from gloo_ranks import ask
-from suiteseed import EMPTY
+from suiteseed import EMPTY, WRONG_SHARD
 
 from envbuild.smoke.checks.zero3_fused_adam import KERNEL
 from envbuild.smoke.surroundings import barred, built
@@ -92,18 +92,6 @@ if os.environ.get("RANK") == "1":
     import smoke.transformer as transformer
     real = transformer.batch_of
     transformer.batch_of = lambda task, *, step, rank: real(task, step=step, rank=0)
-"""
-
-WRONG_SHARD = """
-import os
-if os.environ.get("RANK") == "1":
-    import torch
-    real = torch.save
-    def wrong(value, path, *a, **k):
-        if str(path).endswith("optim_states.pt"):
-            value["optimizer_state_dict"]["fp32_flat_groups"][0].data.view(-1)[5] += 1
-        return real(value, path, *a, **k)
-    torch.save = wrong
 """
 
 LOST_SHARD = """
