@@ -1,7 +1,7 @@
 # pytorch-cuda:v2.11: PyTorch 2.11.0, CUDA 13.0, cuDNN 9.19.0, NCCL 2.28.9, DeepSpeed 0.19.8 with a compiled FusedAdam
 # Rendered by `envbuild render pytorch-cuda:v2.11` from recipe and locks. Do not edit: `envbuild render --check` compares.
 #
-#   docker buildx build -f dockerfiles/pytorch-cuda-v2.11.Dockerfile -t pytorch-cuda:v2.11-nvidia dockerfiles
+#   docker buildx build -f dockerfiles/pytorch-cuda-v2.11.Dockerfile -t pytorch-cuda:v2.11-nvidia-candidate dockerfiles
 #
 # Four steps download: the system's packages (in both stages), the interpreter's, Python's. All others have no network.
 # With --build-context artifacts=DIR (wheels/, conda/, debs/) nothing is downloaded: then build with --network=none.

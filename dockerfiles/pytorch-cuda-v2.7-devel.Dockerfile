@@ -1,7 +1,7 @@
 # pytorch-cuda:v2.7-devel: PyTorch 2.7.1, CUDA 12.6, cuDNN 9.5.1, NCCL 2.26.2, DeepSpeed 0.19.8, nvcc and headers
 # Rendered by `envbuild render pytorch-cuda:v2.7-devel` from recipe and locks. Do not edit: `envbuild render --check` compares.
 #
-#   docker buildx build -f dockerfiles/pytorch-cuda-v2.7-devel.Dockerfile -t pytorch-cuda:v2.7-devel-nvidia dockerfiles
+#   docker buildx build -f dockerfiles/pytorch-cuda-v2.7-devel.Dockerfile -t pytorch-cuda:v2.7-devel-nvidia-candidate dockerfiles
 #
 # Four steps download: the system's packages (in both stages), the interpreter's, Python's. All others have no network.
 # With --build-context artifacts=DIR (wheels/, conda/, debs/) nothing is downloaded: then build with --network=none.

@@ -1,7 +1,7 @@
 # pytorch-cuda:v2.8-devel: PyTorch 2.8.0, CUDA 12.8, cuDNN 9.10.2, NCCL 2.27.3, DeepSpeed 0.19.8, nvcc and headers
 # Rendered by `envbuild render pytorch-cuda:v2.8-devel` from recipe and locks. Do not edit: `envbuild render --check` compares.
 #
-#   docker buildx build -f dockerfiles/pytorch-cuda-v2.8-devel.Dockerfile -t pytorch-cuda:v2.8-devel-nvidia dockerfiles
+#   docker buildx build -f dockerfiles/pytorch-cuda-v2.8-devel.Dockerfile -t pytorch-cuda:v2.8-devel-nvidia-candidate dockerfiles
 #
 # Four steps download: the system's packages (in both stages), the interpreter's, Python's. All others have no network.
 # With --build-context artifacts=DIR (wheels/, conda/, debs/) nothing is downloaded: then build with --network=none.

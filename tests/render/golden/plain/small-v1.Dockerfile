@@ -1,7 +1,7 @@
 # small:v1: PyTorch 2.7.1, CUDA 12.6, cuDNN 9.5.1, NCCL 2.26.2, DeepSpeed 0.19.8 with a compiled FusedAdam
 # Rendered by `envbuild render small:v1` from recipe and locks. Do not edit: `envbuild render --check` compares.
 #
-#   docker buildx build -f dockerfiles/small-v1.Dockerfile -t small:v1-nvidia dockerfiles
+#   docker buildx build -f dockerfiles/small-v1.Dockerfile -t small:v1-nvidia-candidate dockerfiles
 #
 # Four steps download: the system's packages (in both stages), the interpreter's, Python's. All others have no network.
 # With --build-context artifacts=DIR (wheels/, conda/, debs/) nothing is downloaded: then build with --network=none.
