@@ -56,5 +56,5 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def real(session: nox.Session) -> None:
-    """Build the real images, run them, build v2.7 again and compare (about 20 minutes, 40 GB of disk)."""
+    """Build the real images to their locked digests and run them (about 20 minutes, 40 GB of disk)."""
     session.run(sys.executable, "-m", "pytest", "-m", "real", "--timeout=3000", *session.posargs)

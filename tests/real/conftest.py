@@ -7,8 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from realimage import REF, ROOT, Real
@@ -36,18 +37,31 @@ def real(real_store: Path) -> Real:
 def another(
     request: pytest.FixtureRequest, real_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Real:
-    """Another recipe, built after what the ones before need alone was removed: all at once take over 50 GB."""
+    """Another recipe, built after what the ones before need alone was removed: all at once take over 50 GB.
+
+    It is built under another umask and time zone, and with another hash seed, than its lock was made under.
+    """
     if "ENVBUILD_REAL_STORE" not in os.environ:
         make_room(real_store, request.param, tmp_path_factory.mktemp("known"))
-    return built(real_store, request.param)
+    return built(
+        real_store, request.param, umask=0o077, environ={"TZ": "Pacific/Chatham", "PYTHONHASHSEED": "7"}
+    )
 
 
-def built(store: Path, ref: str) -> Real:
-    """Build the image of ``ref`` in ``store``; a candidate is loaded into Docker only where it is v2.7's."""
+def built(
+    store: Path, ref: str, *, umask: int = -1, environ: Mapping[str, str] = MappingProxyType({})
+) -> Real:
+    """Build the image of ``ref`` in ``store``; a candidate is loaded into Docker only where it is v2.7's.
+
+    ``umask`` (-1: this process's) and ``environ`` are envbuild's in this and all later calls.
+    """
 
     def envbuild(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "envbuild", *arguments[:1], "--store", str(store), *arguments[1:]]
-        done = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        env = {**os.environ, **environ}
+        done = subprocess.run(
+            command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True, umask=umask, env=env
+        )
         assert not check or done.returncode == 0, f"{command} ended with {done.returncode}\n{done.stdout}"
         return done
 
