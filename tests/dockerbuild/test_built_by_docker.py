@@ -114,7 +114,6 @@ def test_a_second_build_runs_nothing_again(built: Built) -> None:
     assert done.value["config"] == built.value["config"]
     assert done.value["docker"]["cached"] > 10
     assert done.value["bytes_fetched"] == 0
-    assert done.value["seconds"]["build"] < built.value["seconds"]["build"]
 
 
 def test_a_build_without_the_cache_gives_the_same_files(built: Built, request: pytest.FixtureRequest) -> None:

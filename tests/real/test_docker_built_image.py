@@ -79,19 +79,20 @@ def built(real: Real, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buil
         yield replace(call, value=call.image())
 
 
-def test_it_is_built_within_minutes(built: Built) -> None:
+def test_it_is_what_the_engine_has(built: Built) -> None:
     print(json.dumps(built.value["seconds"]), built.value["size"])
+    assert built.value["docker"]["steps"] > 0
     assert built.value["tags"] == [CANDIDATE]
     assert built.value["config"] == inspected(CANDIDATE)["Id"]
-    assert built.value["bytes_fetched"] == 0
     assert 5_500_000_000 < built.value["size"] < 7_000_000_000
 
 
 def test_a_second_build_finds_everything_cached(built: Built) -> None:
     again = built.image()
-    print(json.dumps(again["seconds"]))
     assert again["config"] == built.value["config"]
-    assert again["seconds"]["build"] < built.value["seconds"]["build"] / 4
+    assert again["bytes_fetched"] == 0
+    assert again["docker"]["steps"] < built.value["docker"]["steps"]
+    assert again["docker"]["cached"] > built.value["docker"]["cached"]
 
 
 def test_the_suite_s_part_without_gpus_passes_in_it(built: Built, tmp_path: Path) -> None:

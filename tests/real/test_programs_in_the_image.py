@@ -31,14 +31,14 @@ def free_port() -> int:
 def running(
     real: Real, log: Path, engine: str, env: dict[str, str], *argv: str, until: str
 ) -> Iterator[None]:
-    """``envbuild run`` in the background, until it has printed ``until``; ended afterwards."""
+    """``envbuild run`` in the background, until what it printed matches ``until``; ended afterwards."""
     command = [sys.executable, "-m", "envbuild", "run", "--store", str(real.store), "--engine", engine, REF]
     command += [word for name, value in env.items() for word in ("-e", f"{name}={value}")]
     with log.open("w") as stream:
         process = subprocess.Popen([*command, "--", *argv], cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
     try:
         ends = time.monotonic() + 120
-        while until not in log.read_text():
+        while not re.search(until, log.read_text()):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < ends, log.read_text()
             time.sleep(0.2)
@@ -62,8 +62,9 @@ def test_the_doctor_knows_its_image_and_its_torch(real: Real) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_jupyter_lets_in_who_has_the_token(real: Real, tmp_path: Path, engine: str) -> None:
     port, log = free_port(), tmp_path / "log"
-    with running(real, log, engine, {"JUPYTER_PORT": str(port)}, "envbuild-jupyter", until="is running at"):
-        (token,) = re.findall(r"token=([0-9a-f]{48})", log.read_text())
+    known = r"token=([0-9a-f]{48})\s"
+    with running(real, log, engine, {"JUPYTER_PORT": str(port)}, "envbuild-jupyter", until=known):
+        (token,) = set(re.findall(known, log.read_text()))
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         page = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
