@@ -27,6 +27,17 @@ def free_port() -> int:
         return int(taken.getsockname()[1])
 
 
+def until_it_listens(port: int) -> None:
+    ends = time.monotonic() + 120
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=30).close()
+            return
+        except ConnectionRefusedError:
+            assert time.monotonic() < ends, f"nothing listens on {port}"
+            time.sleep(0.2)
+
+
 @contextmanager
 def running(
     real: Real, log: Path, engine: str, env: dict[str, str], *argv: str, until: str
@@ -62,9 +73,9 @@ def test_the_doctor_knows_its_image_and_its_torch(real: Real) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_jupyter_lets_in_who_has_the_token(real: Real, tmp_path: Path, engine: str) -> None:
     port, log = free_port(), tmp_path / "log"
-    known = r"token=([0-9a-f]{48})\s"
-    with running(real, log, engine, {"JUPYTER_PORT": str(port)}, "envbuild-jupyter", until=known):
-        (token,) = set(re.findall(known, log.read_text()))
+    with running(real, log, engine, {"JUPYTER_PORT": str(port)}, "envbuild-jupyter", until="is running at"):
+        (token,) = re.findall(r"token=([0-9a-f]{48})", log.read_text())
+        until_it_listens(port)  # which is after it has said that it runs
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         page = f"http://127.0.0.1:{port}/api/contents"
         with pytest.raises(urllib.error.HTTPError, match="403"):
