@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.locked import compare, locked_image, recorded, to_record
@@ -31,12 +32,55 @@ _OF_WHEELS = ("wheels", "bytecode")
 """The kinds of layers that are made of wheels."""
 
 
+class Elsewhere(Protocol):
+    """A place besides the store where layers and compiled operators may be: a registry."""
+
+    def layers(
+        self, missing: Sequence[tuple[LayerPlan, Layer | None]]
+    ) -> tuple[Mapping[str, Layer], int]:
+        """Those of ``missing`` that need not be made here, by name, and the bytes that came over the network.
+
+        Each comes with what the lock says of it (``None`` before the first build). A layer that is answered is in the
+        store's layout now, or the caller knows what to do without it.
+        """
+
+    def operator(self, lock: Lock) -> Artifact | None:
+        """DeepSpeed's compiled wheel, brought into the store; ``None`` where it must be compiled."""
+
+    def made(self, plan: LayerPlan, layer: Layer) -> None:
+        """Hear of a layer that was made here."""
+
+    def compiled(self, lock: Lock, wheel: Artifact) -> None:
+        """Hear of the wheel that was compiled, or found in the store."""
+
+
+class Nowhere:
+    """No such place: the store is all there is."""
+
+    def layers(
+        self, missing: Sequence[tuple[LayerPlan, Layer | None]]
+    ) -> tuple[Mapping[str, Layer], int]:
+        """None of them."""
+        return {}, 0
+
+    def operator(self, lock: Lock) -> Artifact | None:
+        """None."""
+        return None
+
+    def made(self, plan: LayerPlan, layer: Layer) -> None:
+        """Nothing."""
+
+    def compiled(self, lock: Lock, wheel: Artifact) -> None:
+        """Nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
     """What assembling needs of the machine. Network and sandbox are asked for only where something is missing.
 
     ``fetch`` brings artifacts into the store and returns the bytes that were transferred; ``sandbox`` finds a way
-    to enter a root filesystem. ``jobs`` is the number of threads and processes.
+    to enter a root filesystem. ``jobs`` is the number of threads and processes. ``elsewhere`` is asked before a layer is
+    made.
     """
 
     store: Store
@@ -44,6 +88,7 @@ class Workshop:
     jobs: int
     fetch: Callable[[Sequence[Artifact]], int]
     sandbox: Callable[[], Sandbox]
+    elsewhere: Elsewhere = field(default_factory=Nowhere)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +146,9 @@ def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -
     if finished is not None:
         operator = lock.native.wheel if lock.native else None
         return Built(image=finished, operator=operator, made=(), bytes_fetched=0, seconds=account.seconds)
-    operator = _operator(lock, workshop, account)
+    operator = lock.native.wheel if lock.native else None
+    if lock.native is not None and operator is None:
+        operator = _operator(lock, workshop, account)
     plan = plan_image(lock, operator=operator, base=base)
     layers = (*plan.given, *_layers(lock, plan, base, workshop, account))
     image = Image(layers=layers, run=plan.run, created=plan.created, annotations=plan.annotations)
@@ -118,13 +165,17 @@ def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -
     )
 
 
-def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact | None:
-    """DeepSpeed's compiled wheel: from the store, or built now."""
+def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact:
+    """DeepSpeed's compiled wheel: from the store, from elsewhere, or built now."""
     native = lock.native
-    if native is None:
-        return None
+    assert native is not None
     if native.wheel is not None and workshop.store.has(native.wheel.sha256, native.wheel.size):
         return native.wheel
+    with account.stage("fetch"):
+        found = workshop.elsewhere.operator(lock)
+    if found is not None:
+        account.fetched += found.size
+        return found
     wheels = {wheel.name: wheel for wheel in lock.python}
     inputs = [native.source, *native.toolchain, *native.build, *wheels.values()]
     _fetch([*lock.debian, *inputs], workshop, account)
@@ -147,6 +198,7 @@ def _operator(lock: Lock, workshop: Workshop, account: _Account) -> Artifact | N
             f"`envbuild lock {lock.ref} --forget-built` accepts the new one",
             exit=Exit.VERIFY,
         )
+    workshop.elsewhere.compiled(lock, wheel)
     return wheel
 
 
@@ -186,8 +238,12 @@ def _layers(
     lock: Lock, plan: Plan, base: ImageBase | None, workshop: Workshop, account: _Account
 ) -> tuple[Layer, ...]:
     """Every layer of the plan, in order; those that the store has are not made again."""
+    known = {layer.name: layer for layer in lock.image.layers} if lock.image and base is None else {}
     done = {layer.name: found for layer in plan.layers if (found := recorded(layer, workshop.store))}
+    done |= _elsewhere([layer for layer in plan.layers if layer.name not in done], known, workshop, account)
     missing = [layer for layer in plan.layers if layer.name not in done]
+    if any(a.index == "built" for layer in missing for a in layer.artifacts):
+        _operator(lock, workshop, account)
     by_kind = {
         kind: [p for p in missing if p.kind == kind]
         for kind in ("base", "files", "wheels", "bytecode", "toolkit")
@@ -211,7 +267,6 @@ def _layers(
     if by_kind["wheels"] or by_kind["bytecode"]:
         with account.stage("read wheels"):
             plans = _read_wheels(missing, plan, workshop)
-        known = {layer.name: layer for layer in lock.image.layers} if lock.image and base is None else {}
         interpreter = interpreter_key(lock) if base is None else base.digest
         with ThreadPoolExecutor(max_workers=1) as beside:
             code = beside.submit(
@@ -222,7 +277,24 @@ def _layers(
             made |= code.result()
     for layer in missing:
         workshop.store.put_record("layer", layer.key, to_record(made[layer.name]))
+        workshop.elsewhere.made(layer, made[layer.name])
     return tuple({**done, **made}[layer.name] for layer in plan.layers)
+
+
+def _elsewhere(
+    lacking: Sequence[LayerPlan], known: Mapping[str, Layer], workshop: Workshop, account: _Account
+) -> dict[str, Layer]:
+    """What need not be made here, with the names of what is in it."""
+    if not lacking:
+        return {}
+    with account.stage("fetch"):
+        found, fetched = workshop.elsewhere.layers([(layer, known.get(layer.name)) for layer in lacking])
+    account.fetched += fetched
+    return {
+        layer.name: replace(found[layer.name], artifacts=tuple(a.name for a in layer.artifacts))
+        for layer in lacking
+        if layer.name in found
+    }
 
 
 def _toolkit_layer(layer: LayerPlan, plan: Plan, root: Path, workshop: Workshop, account: _Account) -> Layer:
