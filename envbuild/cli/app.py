@@ -30,6 +30,7 @@ COMMANDS = {
     "env": "a conda environment from the lock, without conda",
     "export": "what is made from a lock at run time, to stdout",
     "diff": "what forms of a recipe, environments or images differ in",
+    "matrix": "what CI has to build, as a table or as JSON for a matrix of jobs",
     "doctor": "this machine: engines, GPUs, mirrors; what is missing and how to get it",
     "advise": "DDP, ZeRO or offload for a model and GPUs; check a DeepSpeed config",
     "gc": "shrink the store",
