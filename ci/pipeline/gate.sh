@@ -1,0 +1,14 @@
+#!/bin/sh
+# On a machine with GPUs: pull ENVBUILD_DIGEST, run the suite in it, sign the verdict, attach it to the image.
+#
+# Besides what repository.sh reads:
+#   ENVBUILD_DIGEST        what publish.sh pushed
+#   ENVBUILD_SIGNING_KEY   the gate's key (PEM text): nothing but this job has it
+#   ENVBUILD_REPORT        a file that gets the verdict as well [default: verdict.json]
+#
+# Exit 6: the suite did not pass, or there are too few GPUs here; the verdict says why, and nothing gets a tag.
+set -eu
+# shellcheck source=ci/pipeline/repository.sh
+. "$(dirname "$0")/repository.sh"
+envbuild smoke "$repository@${ENVBUILD_DIGEST:?is not set: the digest that publish.sh printed}" \
+    --attach --report "${ENVBUILD_REPORT:-verdict.json}"

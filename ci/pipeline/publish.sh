@@ -1,0 +1,29 @@
+#!/bin/sh
+# Build the image of ENVBUILD_REF and push it by its digest. It has no tag then: that is the gate's to allow.
+#
+# Besides what repository.sh reads:
+#   ENVBUILD_SIGNING_KEY                            signs the provenance (the key's PEM text)
+#   ENVBUILD_REGISTRY_USER, ENVBUILD_REGISTRY_PASSWORD
+#   GITHUB_OUTPUT     gets digest=sha256:…; GitHub sets it
+#   ENVBUILD_DOTENV   a file that gets ENVBUILD_DIGEST=sha256:…, for GitLab's artifacts:reports:dotenv
+#
+# Needs neither GPUs nor a Docker daemon. What the registry has is neither fetched, built nor sent again.
+set -eu
+# shellcheck source=ci/pipeline/repository.sh
+. "$(dirname "$0")/repository.sh"
+envbuild image "$ENVBUILD_REF" --no-load
+digest=$(envbuild publish "$ENVBUILD_REF" "$repository" --by-digest)
+case $digest in
+sha256:????????????????????????????????????????????????????????????????) ;;
+*)
+    printf 'publish.sh: envbuild publish printed no digest, but: %s\n' "$digest" >&2
+    exit 1
+    ;;
+esac
+printf '%s@%s\n' "$repository" "$digest"
+if [ -n "${GITHUB_OUTPUT:-}" ]; then
+    printf 'digest=%s\n' "$digest" >>"$GITHUB_OUTPUT"
+fi
+if [ -n "${ENVBUILD_DOTENV:-}" ]; then
+    printf 'ENVBUILD_DIGEST=%s\n' "$digest" >"$ENVBUILD_DOTENV"
+fi
