@@ -45,7 +45,7 @@ class Opened:
 
 def seal(payload: bytes, key: SigningKey) -> bytes:
     """Sign ``payload`` and give the file's content. The same payload and key give the same bytes."""
-    return _encode(
+    return envelope_bytes(
         Envelope(
             payload=base64.b64encode(payload).decode(),
             payload_type=PAYLOAD_TYPE,
@@ -56,12 +56,12 @@ def seal(payload: bytes, key: SigningKey) -> bytes:
 
 def add_signature(data: bytes, key: SigningKey, *, where: str) -> bytes:
     """The same envelope, signed by ``key`` too (once)."""
-    envelope = _decode(data, where)
+    envelope = parse_envelope(data, where=where)
     payload = _plain(envelope.payload, where)
     if any(found.keyid == key.public.id for found in envelope.signatures):
         return data
     own = _sign(payload, envelope.payload_type, key)
-    return _encode(msgspec.structs.replace(envelope, signatures=(*envelope.signatures, own)))
+    return envelope_bytes(msgspec.structs.replace(envelope, signatures=(*envelope.signatures, own)))
 
 
 def open_envelope(data: bytes, trusted: Sequence[PublicKey], *, where: str) -> Opened:
@@ -78,7 +78,7 @@ def open_envelope(data: bytes, trusted: Sequence[PublicKey], *, where: str) -> O
     Raises:
         EnvbuildError: exit 6: no envelope, another payload type, no signature, none by a trusted key, a wrong one.
     """
-    envelope = _decode(data, where)
+    envelope = parse_envelope(data, where=where)
     if envelope.payload_type != PAYLOAD_TYPE:
         raise _bad(f"the payload is {envelope.payload_type!r}; a verdict's is {PAYLOAD_TYPE!r}", where)
     payload = _plain(envelope.payload, where)
@@ -126,7 +126,12 @@ def _untrusted(envelope: Envelope, where: str) -> EnvbuildError:
     )
 
 
-def _decode(data: bytes, where: str) -> Envelope:
+def parse_envelope(data: bytes, *, where: str) -> Envelope:
+    """The envelope in a file's content; no signature is checked.
+
+    Raises:
+        EnvbuildError: exit 6: it is none.
+    """
     try:
         return msgspec.json.decode(data, type=Envelope)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
@@ -152,7 +157,8 @@ def _sign(payload: bytes, payload_type: str, key: SigningKey) -> Signature:
     return Signature(keyid=key.public.id, sig=base64.b64encode(signed).decode())
 
 
-def _encode(envelope: Envelope) -> bytes:
+def envelope_bytes(envelope: Envelope) -> bytes:
+    """The file's content; the same envelope gives the same bytes."""
     return msgspec.json.format(msgspec.json.encode(envelope), indent=1) + b"\n"
 
 
