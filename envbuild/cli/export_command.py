@@ -7,8 +7,11 @@ import sys
 
 import click
 
+from envbuild import __version__
 from envbuild.cli.context import Context, common
-from envbuild.lock import requirements_txt
+from envbuild.lock import Lock, requirements_txt
+from envbuild.oci.digest import canonical_json
+from envbuild.recipe import Recipe
 from envbuild.render.conda import FILES, conda_export
 
 
@@ -17,10 +20,11 @@ from envbuild.render.conda import FILES, conda_export
 @click.option(
     "--format",
     "form",
-    type=click.Choice(["requirements", "layers", *FILES]),
+    type=click.Choice(["requirements", "layers", "sbom", "provenance", *FILES]),
     required=True,
-    help="Of an image: requirements (a hashed requirements.txt), layers (JSON). Of a conda environment: environment "
-    "(environment.yml), deepspeed (what pip installs, hashed), explicit (for `conda create --file`), conda-lock.",
+    help="Of an image: requirements (a hashed requirements.txt), layers (JSON), sbom (CycloneDX), provenance (an in-toto "
+    "statement, not signed). Of a conda environment: environment (environment.yml), deepspeed (what pip installs, "
+    "hashed), explicit (for `conda create --file`), conda-lock.",
 )
 @common
 def command(context: Context, ref: str, form: str) -> None:
@@ -32,6 +36,9 @@ def command(context: Context, ref: str, form: str) -> None:
     lock = context.lock(recipe)
     if form == "requirements":
         sys.stdout.write(requirements_txt(lock))
+        return
+    if form in ("sbom", "provenance"):
+        sys.stdout.write(_proof(recipe, lock, form))
         return
     layers = lock.image.layers if lock.image else ()
     rows = [
@@ -45,3 +52,15 @@ def command(context: Context, ref: str, form: str) -> None:
         for x in layers
     ]
     sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+
+
+def _proof(recipe: Recipe, lock: Lock, form: str) -> str:
+    """What `envbuild publish` signs and attaches, as it is before that."""
+    if form == "sbom":
+        from envbuild.publish.sbom import sbom
+
+        return sbom(lock).decode()
+    from envbuild.publish.provenance import exported
+
+    statement = exported(lock, builder_version=__version__, recipe=recipe.path.read_bytes())
+    return canonical_json(statement).decode() + "\n"
