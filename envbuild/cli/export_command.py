@@ -22,9 +22,9 @@ from envbuild.render.conda import FILES, conda_export
     "form",
     type=click.Choice(["requirements", "layers", "sbom", "provenance", *FILES]),
     required=True,
-    help="Of an image: requirements (a hashed requirements.txt), layers (JSON), sbom (CycloneDX), provenance (an in-toto "
-    "statement, not signed). Of a conda environment: environment (environment.yml), deepspeed (what pip installs, "
-    "hashed), explicit (for `conda create --file`), conda-lock.",
+    help="Of an image: requirements (a hashed requirements.txt), layers (JSON), sbom (CycloneDX), provenance (an "
+    "in-toto statement, not signed). Of a conda environment: environment (environment.yml), deepspeed (what pip "
+    "installs, hashed), explicit (for `conda create --file`), conda-lock.",
 )
 @common
 def command(context: Context, ref: str, form: str) -> None:
