@@ -22,6 +22,7 @@ from envbuild.lock import (
     conda_lock_bytes,
     follows,
     follows_conda,
+    is_older,
     lock_bytes,
     read_conda_lock,
     read_lock,
@@ -111,7 +112,9 @@ def command(
 def _check(context: Context, asked: _Asked) -> None:
     recipe = asked.recipe
     if asked.image:
-        _check_parent(context, recipe, context.lock(recipe))
+        lock = context.lock(recipe)
+        _check_format(recipe)
+        _check_parent(context, recipe, lock)
         _check_requirements(recipe)
     if asked.conda:
         _check_conda_parent(context, recipe, context.conda_lock(recipe))
@@ -184,7 +187,7 @@ def _conda(
 
 
 def _write_image(recipe: Recipe, previous: Lock | None, lock: Lock) -> dict[str, Any]:
-    changed = previous is None or lock_bytes(previous) != lock_bytes(lock)
+    changed = previous is None or recipe.lock_path.read_bytes() != lock_bytes(lock)
     replace_file(recipe.lock_path, lock_bytes(lock))
     replace_file(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
     return {
@@ -224,6 +227,17 @@ def _parent(context: Context, recipe: Recipe) -> Lock | None:
 
 def _conda_parent(context: Context, recipe: Recipe) -> CondaLock | None:
     return context.conda_lock(context.recipe(str(recipe.parent))) if recipe.parent else None
+
+
+def _check_format(recipe: Recipe) -> None:
+    if is_older(recipe.lock_path):
+        raise EnvbuildError(
+            "lock-is-older",
+            f"{recipe.ref}: the lock is of an older format, so its image must be built again",
+            where=str(recipe.lock_path),
+            hint=f"run `envbuild image {recipe.ref}`, which builds it and writes the lock",
+            exit=Exit.INPUT,
+        )
 
 
 def _check_parent(context: Context, recipe: Recipe, lock: Lock) -> None:

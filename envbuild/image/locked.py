@@ -79,6 +79,8 @@ def recorded(layer: LayerPlan, store: Store) -> Layer | None:
         digest=str(record["digest"]),
         diff_id=str(record["diff_id"]),
         size=int(str(record["size"])),
+        toc=None if record.get("toc") is None else str(record["toc"]),
+        tar_size=None if record.get("tar_size") is None else int(str(record["tar_size"])),
         artifacts=tuple(a.name for a in layer.artifacts),
     )
     return found if store.layout.has(found.digest, found.size) else None
@@ -86,7 +88,9 @@ def recorded(layer: LayerPlan, store: Store) -> Layer | None:
 
 def to_record(layer: Layer) -> dict[str, object]:
     """What the store remembers of a layer that was made: :func:`recorded` reads it."""
-    return {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
+    known = {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
+    lazy = {"toc": layer.toc, "tar_size": layer.tar_size}
+    return {**known, **{name: value for name, value in lazy.items() if value is not None}}
 
 
 def compare(lock: Lock, image: Image) -> None:

@@ -9,7 +9,8 @@ from typing import Literal, cast
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.programs import image_facts, ports, programs
 from envbuild.layers.base import REVISION
-from envbuild.layers.files import FileEntry, folder, venv_entries
+from envbuild.layers.estargz import TRACES
+from envbuild.layers.files import FileEntry, folder, venv_entries, whiteout
 from envbuild.layers.format import FORMAT, VENV
 from envbuild.layers.groups import code_group_of, group_of
 from envbuild.lock.model import Artifact, Lock
@@ -108,7 +109,8 @@ def plan_image(lock: Lock, *, operator: Artifact | None, base: ImageBase | None 
         gzip = str([d.sha256 for d in lock.debian if d.name == "gzip"]) if base is None else base.digest
         members = tuple(sorted(toolkit.artifacts.values(), key=lambda item: item.name))
         layers += [LayerPlan(name="toolkit", kind="toolkit", artifacts=members, key=toolkit.key(gzip))]
-    layers += [_of_files("programs", programs(parts_of(lock), image_facts(lock)))]
+    traces = tuple(whiteout(path) for path in TRACES)
+    layers += [_of_files("programs", (*programs(parts_of(lock), image_facts(lock)), *traces))]
     return Plan(
         given=base.layers if base else (),
         layers=tuple(layers),

@@ -47,6 +47,12 @@ def symlink(path: str, link: str) -> FileEntry:
     return FileEntry(path=path, kind="symlink", link=link, mode=0o777)
 
 
+def whiteout(path: str) -> FileEntry:
+    """What hides ``path`` of the layers below (OCI image spec, layer.md, "Whiteouts")."""
+    folder, slash, name = path.rpartition("/")
+    return FileEntry(path=f"{folder}{slash}.wh.{name}")
+
+
 def files_tar(files: Sequence[FileEntry]) -> Iterator[bytes]:
     """The plain tar of ``files``, sorted by path; missing parents come first, root's, mode 0755.
 

@@ -1,6 +1,6 @@
-"""The constants of layer format 1. Any change here changes digests and needs a new FORMAT."""
+"""The constants of layer format 2. Any change here changes digests and needs a new FORMAT."""
 
-FORMAT = 1
+FORMAT = 2
 """Part of every layer's cache key."""
 
 MTIME = 1577836800

@@ -25,6 +25,17 @@ def hash_of(content: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
+def hex_of(hash: str) -> str | None:
+    """The hex digits of a RECORD sha256; ``None`` where it is none."""
+    name, _, text = hash.partition("=")
+    text = text.rstrip("=")
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    except ValueError:
+        return None
+    return raw.hex() if name == "sha256" and len(raw) == 32 else None
+
+
 def parse_record(wheel: str, content: bytes) -> dict[str, tuple[str, str]]:
     """Hash and size (both as written, may be empty) by entry name. Directories are left out.
 

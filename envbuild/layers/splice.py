@@ -1,48 +1,24 @@
 """The layer that is not recompressed: gzip members that wrap a wheel's deflate streams as they are.
 
 A gzip file may have many members (RFC 1952, section 2.2), and a zip entry is a bare deflate stream whose CRC32 and
-size the zip directory holds: a ten-byte header before it and those eight bytes after it make it a member. What lies
-between two entries (tar headers, padding, files that installing makes, stored entries) goes into one member of
-stored blocks. docs/explanation/layers.md tells why.
+size the zip directory holds: a ten-byte header before it and those eight bytes after it make it a member. A table of
+contents makes the layer eStargz: single files of it can be fetched. docs/explanation/layers.md tells why.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import FORMAT
-from envbuild.layers.gzip import HEADER, StoredMember, trailer
-from envbuild.layers.inflate import CHUNK, Inflater, chunks
-from envbuild.layers.tar import END, header, padding
-from envbuild.layers.wheel import SplicedFile, WheelPlan, WrittenFile
-from envbuild.layers.zip import STORED
+from envbuild.layers.members import Encoder, File, Folder, Splice, gathered
+from envbuild.layers.plainside import PlainSide, Worker
+from envbuild.layers.wheel import WheelPlan, WrittenFile
 from envbuild.oci import digest as digests
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
-
-_BATCH = 4 * CHUNK
-_BATCHES_AHEAD = 8
-
-
-@dataclass(frozen=True, slots=True)
-class _Splice:
-    """A zip entry on its way into the layer: the open wheel and the byte range."""
-
-    fd: int
-    wheel: str
-    file: SplicedFile
-
-
-_Item = bytes | _Splice
-_Event = bytes | _Splice | None
-"""What the plain side hears: bytes (of the tar, or compressed ones while in an entry), an entry begins, it ends."""
 
 
 def layer_chunks(plans: Sequence[WheelPlan]) -> Iterator[bytes]:
@@ -54,7 +30,7 @@ def layer_chunks(plans: Sequence[WheelPlan]) -> Iterator[bytes]:
     Raises:
         EnvbuildError: a wheel cannot be read any more, or two wheels bring different files under one path.
     """
-    return _gathered(_encode(_items(plans), lambda event: None))
+    return gathered(Encoder(lambda event: None).encode(_pieces(plans)))
 
 
 def write_wheel_layer(name: str, plans: Sequence[WheelPlan], layout: Layout, progress: Progress) -> Layer:
@@ -74,10 +50,11 @@ def write_wheel_layer(name: str, plans: Sequence[WheelPlan], layout: Layout, pro
         EnvbuildError: exit 5 if a wheel does not verify; 3 if two bring different files under one path.
     """
     plans = _ordered(plans)
-    plain = _PlainSide()
+    plain = PlainSide()
     total = sum(plan.bytes_read for plan in plans)
-    with progress.task(name, total=total) as task, _Worker(plain.take) as worker, layout.writer() as blob:
-        for chunk in _gathered(_encode(_items(plans), worker.put)):
+    with progress.task(name, total=total) as task, Worker(plain.take) as worker, layout.writer() as blob:
+        encoder = Encoder(worker.put)
+        for chunk in gathered(encoder.encode(_pieces(plans))):
             blob.write(chunk)
             task.advance(len(chunk))
         worker.finish()
@@ -86,6 +63,8 @@ def write_wheel_layer(name: str, plans: Sequence[WheelPlan], layout: Layout, pro
         digest=blob.digest,
         diff_id=plain.digest,
         size=blob.size,
+        toc=encoder.toc,
+        tar_size=encoder.tar_size,
         artifacts=tuple(plan.name for plan in plans),
     )
 
@@ -97,7 +76,7 @@ class _OtherBytes(Exception):
 def write_known_layer(known: Layer, plans: Sequence[WheelPlan], layout: Layout, progress: Progress) -> bool:
     """Write the layer of ``plans``, which is ``known`` to have been made and verified before.
 
-    Equal bytes have an equal diff_id and equal contents, so only the blob is hashed: nothing is inflated.
+    Equal bytes have an equal diff_id, table of contents and contents, so only the blob is hashed: nothing is inflated.
 
     Args:
         known: the layer that a lock names.
@@ -113,10 +92,12 @@ def write_known_layer(known: Layer, plans: Sequence[WheelPlan], layout: Layout, 
     """
     try:
         with progress.task(known.name, total=known.size) as task, layout.writer() as blob:
-            for chunk in layer_chunks(plans):
+            encoder = Encoder(lambda event: None)
+            for chunk in gathered(encoder.encode(_pieces(plans))):
                 blob.write(chunk)
                 task.advance(len(chunk))
-            if blob.digest != known.digest:
+            seen = (blob.digest, encoder.toc, encoder.tar_size)
+            if seen != (known.digest, known.toc, known.tar_size):
                 raise _OtherBytes
     except _OtherBytes:
         return False
@@ -176,8 +157,8 @@ def _parents(path: str) -> Iterator[str]:
         parent = parent.rpartition("/")[0]
 
 
-def _items(plans: Sequence[WheelPlan]) -> Iterator[_Item]:
-    """The tar in pieces: bytes of it, and zip entries whose plain bytes belong there."""
+def _pieces(plans: Sequence[WheelPlan]) -> Iterator[Folder | File]:
+    """The layer's folders and files in order; those of a wheel are good while they are asked for."""
     check_conflicts(plans)
     written: set[str] = set()
     for plan in _ordered(plans):
@@ -188,15 +169,13 @@ def _items(plans: Sequence[WheelPlan]) -> Iterator[_Item]:
                     continue
                 missing = [folder for folder in _parents(file.path) if folder not in written]
                 for folder in reversed(missing):
-                    yield header(folder, "dir", mode=0o755)
+                    yield Folder(folder, 0o755)
                 written.update(missing)
                 written.add(file.path)
-                yield header(file.path, "file", mode=file.mode, size=file.size)
-                yield file.content if isinstance(file, WrittenFile) else _Splice(fd, plan.file, file)
-                yield padding(file.size)
+                content = file.content if isinstance(file, WrittenFile) else Splice(fd, plan.file, file)
+                yield File(file.path, file.mode, file.size, file.sha256, content)
         finally:
             os.close(fd)
-    yield END
 
 
 def _open(plan: WheelPlan) -> int:
@@ -210,129 +189,3 @@ def _open(plan: WheelPlan) -> int:
             exit=Exit.INPUT,
             where=plan.file,
         ) from None
-
-
-def _encode(items: Iterable[_Item], tell: Callable[[_Event], None]) -> Iterator[bytes]:
-    """The blob's bytes. ``tell`` hears the same content from the side of the tar."""
-    glue = StoredMember()
-    for item in items:
-        if isinstance(item, bytes):
-            tell(item)
-            yield from glue.feed(item)
-            continue
-        stored = item.file.method == STORED
-        if not stored:
-            yield from glue.finish()
-            yield HEADER
-        tell(item)
-        for data in chunks(item.fd, item.wheel, item.file.offset, item.file.compressed):
-            tell(data)
-            if stored:
-                yield from glue.feed(data)
-            else:
-                yield data
-        tell(None)
-        if not stored:
-            yield trailer(item.file.crc, item.file.size)
-    yield from glue.finish()
-
-
-def _gathered(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in chunks of about ``CHUNK``, since hashing and writing small ones costs more than joining."""
-    pending: list[bytes] = []
-    length = 0
-    for piece in pieces:
-        pending.append(piece)
-        length += len(piece)
-        if length >= CHUNK:
-            yield b"".join(pending)
-            pending.clear()
-            length = 0
-    if pending:
-        yield b"".join(pending)
-
-
-class _PlainSide:
-    """Inflates and verifies what goes into the blob, and hashes the tar that a reader will see."""
-
-    def __init__(self) -> None:
-        self._hasher = hashlib.sha256()
-        self._entry: Inflater | None = None
-
-    @property
-    def digest(self) -> str:
-        return "sha256:" + self._hasher.hexdigest()
-
-    def take(self, event: _Event) -> None:
-        if isinstance(event, _Splice):
-            file = event.file
-            self._entry = Inflater(
-                event.wheel, file.path, method=file.method, size=file.size, crc=file.crc, hash=file.hash
-            )
-        elif self._entry is None:
-            self._hasher.update(event or b"")
-        elif event is None:
-            self._entry.finish()
-            self._entry = None
-        else:
-            for plain in self._entry.feed(event):
-                self._hasher.update(plain)
-
-
-class _Worker:
-    """One thread that handles events in order, a bounded number of bytes behind.
-
-    A context manager: leaving it ends the thread, whatever happened. The first error in the thread is raised
-    by the next :meth:`put` or by :meth:`finish`.
-    """
-
-    def __init__(self, handle: Callable[[_Event], None]) -> None:
-        self._handle = handle
-        self._batch: list[_Event] = []
-        self._bytes = 0
-        self._queue: queue.Queue[list[_Event] | None] = queue.Queue(_BATCHES_AHEAD)
-        self._error: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inflate", daemon=True)
-
-    def __enter__(self) -> _Worker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            self._queue.put(None)
-        self._thread.join()
-
-    def put(self, event: _Event) -> None:
-        """Hand over one event."""
-        self._batch.append(event)
-        self._bytes += len(event) if isinstance(event, bytes) else 0
-        if self._bytes >= _BATCH:
-            self._hand_over()
-
-    def finish(self) -> None:
-        """Wait until everything has been handled."""
-        self._hand_over()
-        self._queue.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _hand_over(self) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put(self._batch)
-        self._batch, self._bytes = [], 0
-
-    def _run(self) -> None:
-        """Handle batches until told to end; after an error or a stop only drain, so that nobody waits for room."""
-        while (batch := self._queue.get()) is not None:
-            if self._stop.is_set() or self._error is not None:
-                continue
-            try:
-                for event in batch:
-                    self._handle(event)
-            except BaseException as error:  # handed to the thread that waits for it
-                self._error = error

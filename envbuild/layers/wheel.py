@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from packaging.version import InvalidVersion, Version
 from envbuild.layers.format import SITE, VENV
 from envbuild.layers.inflate import Inflater, chunks, read_entry
 from envbuild.layers.paths import RESERVED, check_name, check_tree, target
-from envbuild.layers.record import hash_of, launchers, parse_record, with_shebang, write_record
+from envbuild.layers.record import hash_of, hex_of, launchers, parse_record, with_shebang, write_record
 from envbuild.layers.refusal import damaged, invalid
 from envbuild.layers.zip import ZipEntry, ZipReader
 
@@ -33,7 +34,8 @@ _INSTALLERS_OWN = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", *_SIGN
 class SplicedFile:
     """A file whose bytes stay in the wheel: ``compressed`` bytes at ``offset``, ``size`` bytes when inflated.
 
-    ``path`` is below ``/``; ``method`` 0 (stored) or 8 (deflate); ``hash`` RECORD's (``sha256=…``).
+    ``path`` is below ``/``; ``method`` 0 (stored) or 8 (deflate); ``hash`` RECORD's (``sha256=…``); ``sha256`` the
+    content's in hex digits, which is the same one unless RECORD uses a longer hash.
     """
 
     path: str
@@ -44,6 +46,7 @@ class SplicedFile:
     size: int
     crc: int
     hash: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,11 @@ class WrittenFile:
     def size(self) -> int:
         """In bytes."""
         return len(self.content)
+
+    @property
+    def sha256(self) -> str:
+        """Of the content, in hex digits."""
+        return hashlib.sha256(self.content).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,8 +269,25 @@ class _Planner:
             return _written(path, with_shebang(self._read(entry.name)), mode=mode)
         return SplicedFile(
             path=path, mode=mode, method=entry.method, offset=entry.offset, compressed=entry.compressed,
-            size=entry.size, crc=entry.crc, hash=hash,
+            size=entry.size, crc=entry.crc, hash=hash, sha256=self._sha256(entry, hash),
         )  # fmt: skip
+
+    def _sha256(self, entry: ZipEntry, hash: str) -> str:
+        """The content's sha256 in hex digits: RECORD's, or found by reading where RECORD uses another hash."""
+        if hash.startswith("sha256="):
+            recorded = hex_of(hash)
+            if recorded is None:
+                raise damaged(self._file, "wheel-record-hash", f"{entry.name}: {hash!r} cannot be a sha256")
+            return recorded
+        hasher = hashlib.sha256()
+        stream = Inflater(
+            self._file, entry.name, method=entry.method, size=entry.size, crc=entry.crc, hash=hash
+        )
+        for data in chunks(self._fd, self._file, entry.offset, entry.compressed):
+            for plain in stream.feed(data):
+                hasher.update(plain)
+        stream.finish()
+        return hasher.hexdigest()
 
     def _begins(self, entry: ZipEntry) -> bytes:
         """An entry's first bytes, not verified: they only decide how it is read."""

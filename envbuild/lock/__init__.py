@@ -6,7 +6,7 @@ from envbuild.lock.conda.check import check_conda, follows_conda
 from envbuild.lock.conda.file import conda_lock_bytes, parse_conda_lock, read_conda_lock
 from envbuild.lock.conda.model import CondaChannel, CondaLock, CondaPackage
 from envbuild.lock.conda.resolve import resolve_conda
-from envbuild.lock.file import lock_bytes, parse_lock, read_lock
+from envbuild.lock.file import is_older, lock_bytes, parse_lock, read_lock
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact, ImageLock, Lock, NativeLock
 from envbuild.lock.requirements import requirements_txt
@@ -28,6 +28,7 @@ __all__ = [
     "conda_lock_bytes",
     "follows",
     "follows_conda",
+    "is_older",
     "lock_bytes",
     "parse_conda_lock",
     "parse_lock",

@@ -31,7 +31,7 @@ def lock_bytes(lock: Lock) -> bytes:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read and check a lock.
+    """Read and check a lock. One of format 1 is read as one whose image was not built yet (:func:`is_older`).
 
     Raises:
         EnvbuildError: exit 3, with the JSON path: the file is not there, is cut off, was made by a newer envbuild,
@@ -42,11 +42,30 @@ def read_lock(path: Path) -> Lock:
 
 def parse_lock(data: bytes, path: Path) -> Lock:
     """The lock in ``data``; ``path`` is for messages. Errors as for :func:`read_lock`."""
-    document, lock = decode(data, path, Lock, FORMAT)
+    document, lock = decode(data, path, Lock, FORMAT, renew=_renewed)
     problem = unknown(document, _plain(lock), "$") or _problem(lock)
     if problem:
         raise lock_error("lock-wrong", problem, path)
     return lock
+
+
+def is_older(path: Path) -> bool:
+    """Whether the lock at ``path`` is of a format before this one, so that its image must be built again.
+
+    Raises:
+        EnvbuildError: exit 3, as :func:`read_lock`.
+    """
+    read_lock(path)
+    return int(json.loads(read_bytes(path))["format"]) < FORMAT
+
+
+def _renewed(document: dict[str, Any]) -> dict[str, Any]:
+    """A lock of format 1 as one of format 2: the same inputs, and the same operator made of them.
+
+    What its image was goes: wheel layers have other bytes since layer format 2, so every digest is another one.
+    """
+    number = document.get("format")
+    return {**document, "format": 2, "image": None} if type(number) is int and number == 1 else document
 
 
 def _plain(lock: Lock) -> dict[str, Any]:
@@ -56,6 +75,10 @@ def _plain(lock: Lock) -> dict[str, Any]:
         if artifact is not None and artifact["uploaded"] is None:
             del artifact["uploaded"]
 
+    for layer in value["image"]["layers"] if lock.image else ():
+        for name in ("toc", "tar_size"):
+            if layer[name] is None:
+                del layer[name]
     native = value["native"]
     for artifact in (*value["debian"], *value["python"]):
         shorten(artifact)
@@ -97,6 +120,12 @@ def _layer_problems(layers: Iterable[Layer]) -> Iterator[str]:
             yield f"{where} has a digest that is not a sha256 digest"
         if layer.size <= 0:
             yield f"{where}.size is {layer.size}"
+        if (layer.toc is None) != (layer.tar_size is None):
+            yield f"{where}: toc and tar_size go together"
+        elif layer.toc is not None and not is_digest(layer.toc):
+            yield f"{where}.toc is {json.dumps(layer.toc)}, which is not a sha256 digest"
+        elif layer.tar_size is not None and layer.tar_size <= 0:
+            yield f"{where}.tar_size is {layer.tar_size}"
 
 
 def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:

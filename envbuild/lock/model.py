@@ -8,7 +8,7 @@ from typing import Literal
 from envbuild.oci.layer import Layer
 from envbuild.recipe.model import Ref
 
-FORMAT = 1
+FORMAT = 2
 """The lock's format number. A digest that changes without a new number fails the tests."""
 
 Kind = Literal["wheel", "sdist", "deb"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,14 +19,22 @@ def lock_text(plain: Mapping[str, Any]) -> bytes:
     return ("\n".join(_object(plain, "")) + "\n").encode()
 
 
-def decode(data: bytes, path: Path, model: type[_Model], newest: int) -> tuple[dict[str, Any], _Model]:
+def decode(
+    data: bytes,
+    path: Path,
+    model: type[_Model],
+    newest: int,
+    *,
+    renew: Callable[[dict[str, Any]], dict[str, Any]] = lambda document: document,
+) -> tuple[dict[str, Any], _Model]:
     """A lock's JSON and the model of it.
 
     Args:
         data: the file's content.
         path: the file, for messages.
         model: what it must be.
-        newest: the newest format that is known, and the only one.
+        newest: the newest format that is known, and the only one that the model has.
+        renew: makes a document of an older format, if it knows it, one of the newest.
 
     Raises:
         EnvbuildError: exit 3, with the JSON path: no JSON, cut off, another format, a member of a wrong type.
@@ -38,6 +46,7 @@ def decode(data: bytes, path: Path, model: type[_Model], newest: int) -> tuple[d
         raise lock_error("lock-broken", f"the lock {cut}", path) from None
     if not isinstance(document, dict):
         raise lock_error("lock-broken", "the lock is not a JSON object", path)
+    document = renew(document)
     number = document.get("format")
     if isinstance(number, int) and number > newest:
         raise lock_error(

@@ -38,12 +38,14 @@ class TreeWriter:
     """Applies the entries of one or more layers, lowest first, to the folder ``root``.
 
     Call :meth:`add` for each entry and :meth:`finish` once at the end. With ``keep_links`` a folder does not replace
-    a symbolic link to a folder: what dpkg does, and a merged /usr needs.
+    a symbolic link to a folder: what dpkg does, and a merged /usr needs. With ``overlaid`` the root is one layer of
+    several that overlayfs stacks, so the whiteout of a file stays, in overlayfs's own form.
     """
 
-    def __init__(self, root: str, *, keep_links: bool = False) -> None:
+    def __init__(self, root: str, *, keep_links: bool = False, overlaid: bool = False) -> None:
         self._root = root
         self._keep_links = keep_links
+        self._overlaid = overlaid
         self._real: dict[str, str] = {"": root}
         self._folders: dict[str, tuple[int, float]] = {root: (0o755, 0.0)}
         self._fresh: set[str] = set()
@@ -64,7 +66,7 @@ class TreeWriter:
         if name == _OPAQUE:
             self._empty(parent)
         elif name.startswith(_WHITEOUT):
-            self._remove(os.path.join(parent, name[len(_WHITEOUT) :]))
+            self._hide(os.path.join(parent, name[len(_WHITEOUT) :]))
         elif not name:
             self._folders[self._root] = (entry.mode, entry.mtime)
             os.chown(self._root, entry.uid, entry.gid)
@@ -191,6 +193,15 @@ class TreeWriter:
             os.unlink(path)
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
             self._real = {"": self._root}
+
+    def _hide(self, path: str) -> None:
+        """Apply a whiteout. For overlayfs it is a character device 0:0 (Linux, filesystems/overlayfs, "whiteouts")."""
+        if not self._overlaid:
+            self._remove(path)
+        elif path not in self._fresh:
+            # A user namespace may make this one device since Linux 5.8; before, the lower file stays visible.
+            with contextlib.suppress(PermissionError, FileExistsError):
+                os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0))
 
     def _empty(self, folder: str) -> None:
         """Remove what lower layers put into a folder; what this layer brought stays, in whatever order."""

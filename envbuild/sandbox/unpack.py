@@ -114,7 +114,7 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
             writer.start_layer()
             _apply(writer, TarStream(Path(blob), advance), diff_id, Path(blob).name, str(blob))
 
-    return _write(final, apply)
+    return _write(final, apply, overlaid=len(layers) == 1)
 
 
 def unpack_stream(stream: HashedTar, diff_id: str, final: Path, *, name: str) -> int:
@@ -132,14 +132,14 @@ def unpack_stream(stream: HashedTar, diff_id: str, final: Path, *, name: str) ->
     Raises:
         EnvbuildError: exit 5, ``layer-damaged`` or ``layer-hostile``.
     """
-    return _write(final, lambda writer: _apply(writer, stream, diff_id, name, None))
+    return _write(final, lambda writer: _apply(writer, stream, diff_id, name, None), overlaid=True)
 
 
-def _write(final: Path, apply: Callable[[TreeWriter], None]) -> int:
-    """Make a root, whole or not at all."""
+def _write(final: Path, apply: Callable[[TreeWriter], None], *, overlaid: bool) -> int:
+    """Make a root, whole or not at all; ``overlaid``: of one layer, whose whiteouts stay."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary, claim = _begin(final)
-    writer = TreeWriter(str(temporary))
+    writer = TreeWriter(str(temporary), overlaid=overlaid)
     try:
         apply(writer)
         writer.finish()

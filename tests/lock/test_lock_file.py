@@ -60,7 +60,7 @@ def full(**fields: Any) -> Lock:
         for name in ("base", "torch")
     )
     values: dict[str, Any] = {
-        "format": 1, "ref": Ref(name="tiny", tag="v1"), "recipe": {"python": {"packages": ["a", "ü"]}, "torch": None},
+        "format": 2, "ref": Ref(name="tiny", tag="v1"), "recipe": {"python": {"packages": ["a", "ü"]}, "torch": None},
         "resolved": "2026-01-03", "created": TIME, "debian": (deb("a"), deb("b")), "python": (wheel("torch"),),
         "native": native, "image": ImageLock(digest=digest, config=digest, layers=layers),
     }  # fmt: skip

@@ -100,7 +100,7 @@ class World:
             "deepspeed": {"operators": ["fused_adam"], "architectures": ["8.0", "9.0+PTX"]},
         }
         return Lock(
-            format=1, ref=Ref(name="small", tag="v1"), recipe=recipe, resolved="2026-11-20",
+            format=2, ref=Ref(name="small", tag="v1"), recipe=recipe, resolved="2026-11-20",
             created="2026-11-20T00:00:00Z", debian=(), python=(torch, *wheels.values()), image=None,
             native=NativeLock(
                 source=self.put(sdist, kind="sdist", name="deepspeed", version="0.19.8"),

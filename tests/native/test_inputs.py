@@ -46,7 +46,7 @@ def make_lock() -> Lock:
         item("nvidia-cuda-cccl-cu12"),
     )
     return Lock(
-        format=1,
+        format=2,
         ref=Ref(name="pytorch-cuda", tag="v2.7"),
         recipe=recipe,
         resolved="2026-11-20",

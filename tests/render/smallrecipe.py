@@ -42,7 +42,7 @@ def small_lock(recipe: Recipe) -> Lock:
     sdist = replace(wheel("deepspeed", "0.19.8"), kind="sdist", file="deepspeed-0.19.8.tar.gz")
     native = NativeLock(source=sdist, toolchain=(), build=(wheel("setuptools"),), wheel=None)
     return Lock(
-        format=1, ref=recipe.ref, recipe=recipe.to_dict(), resolved="2026-11-20", created="2026-11-20T00:00:00Z",
+        format=2, ref=recipe.ref, recipe=recipe.to_dict(), resolved="2026-11-20", created="2026-11-20T00:00:00Z",
         debian=(), python=(wheel("tqdm"), wheel("torch", "2.7.1")), image=None,
         native=native if recipe.deepspeed else None,
     )  # fmt: skip
