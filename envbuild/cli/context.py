@@ -110,6 +110,7 @@ class Context:
 
     def workshop(self, lock: Lock, store: Store) -> Workshop:
         """What assembling ``lock`` needs of this machine."""
+        from envbuild.cli.registries import elsewhere_of
         from envbuild.image.assemble import Workshop
         from envbuild.lock import Indexes, sources_for
         from envbuild.sandbox import Sandbox
@@ -132,6 +133,7 @@ class Context:
             jobs=self.settings.jobs,
             fetch=bring,
             sandbox=functools.cache(Sandbox.detect),
+            elsewhere=elsewhere_of(self, store),
         )
 
 

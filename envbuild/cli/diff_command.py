@@ -49,8 +49,9 @@ def command(
     """Show what forms of a recipe, environments or images differ in.
 
     An operand is REF (the recipe's image lock), image:REF, dockerfile:REF or conda:REF (one form), docker:NAME or
-    store:NAME (an image as it is), or a folder, with a slash (a conda or virtual environment, a site-packages). A
-    single REF stands for every form that the recipe makes.
+    store:NAME (an image as it is), REGISTRY/REPO:TAG or REGISTRY/REPO@sha256:… (a published image, whose layers are
+    not fetched), or a folder, with a slash (a conda or virtual environment, a site-packages). A single REF stands
+    for every form that the recipe makes. Of two images it also says how many bytes a node that has A pulls for B.
     """
     reading = Reading(context=context, engine=engine, rendered=rendered, read_all=read_files)
     inventories = read_operands(reading, operands)

@@ -7,7 +7,17 @@ import textwrap
 from collections.abc import Sequence
 
 from envbuild.cli.terminal import size
-from envbuild.difference import ECOSYSTEMS, Cell, Difference, FileDifference, Inventory, Package, Pin, Row
+from envbuild.difference import (
+    ECOSYSTEMS,
+    Cell,
+    Difference,
+    FileDifference,
+    Inventory,
+    Package,
+    Pin,
+    Row,
+    pull_between,
+)
 
 _WIDTH = 110
 _FILES = 20
@@ -44,7 +54,13 @@ def _layers(operands: Sequence[Inventory], letters: Sequence[str]) -> list[str]:
     shared = set.intersection(*(set(layers) for _, layers in images))
     counts = " and ".join(f"{len(layers)} of {letter}" for letter, layers in images)
     same = len({layers for _, layers in images}) == 1
-    return ["", f"{'All' if same else len(shared)} layers are the same ({counts})"]
+    told = ["", f"{'All' if same else len(shared)} layers are the same ({counts})"]
+    pull = pull_between(operands)
+    if pull is not None:
+        told.append(
+            f"A node that has A pulls {pull.layers} of {pull.of} layers for B: {size(pull.bytes)} of {size(pull.total)}"
+        )
+    return told
 
 
 def _holds(inventory: Inventory) -> str:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from envbuild.difference import ECOSYSTEMS, Difference, FileDifference, Inventory, Package, Pin, Row
+from envbuild.difference import (
+    ECOSYSTEMS,
+    Difference,
+    FileDifference,
+    Inventory,
+    Package,
+    Pin,
+    Pull,
+    Row,
+    pull_between,
+)
 
 
 def diff_value(
@@ -18,7 +28,14 @@ def diff_value(
         "packages": None if pins_only else [_row(row) for row in differing],
         "same": None if pins_only else len(found.rows) - len(differing),
         "files": None if files is None else [_file(item) for item in files],
+        "pull": _pull(pull_between(found.operands)),
     }
+
+
+def _pull(pull: Pull | None) -> dict[str, object] | None:
+    if pull is None:
+        return None
+    return {"layers": pull.layers, "of": pull.of, "bytes": pull.bytes, "total": pull.total}
 
 
 def _operand(inventory: Inventory) -> dict[str, object]:

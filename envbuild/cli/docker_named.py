@@ -18,6 +18,7 @@ from envbuild.image.plan import inputs_digest
 from envbuild.lock import Lock
 from envbuild.recipe import Recipe, parse_ref
 from envbuild.recipe.document import FILE
+from envbuild.registry.reference import is_image_name
 from envbuild.smoke.model import Expectations
 from envbuild.store import Store
 
@@ -112,16 +113,20 @@ def find_built(context: Context, ref: str) -> DockerReady:
 
 
 def candidate_of(context: Context, ref: str, engine: str | None) -> tuple[Candidate, Callable[[], Engine]]:
-    """The image of ``ref`` with a way to the engine that runs it: built where the store lacks it, or found in Docker.
+    """The image of ``ref`` with a way to the engine that runs it: built where the store lacks it, pulled, or in Docker.
 
     Args:
         context: the call's settings.
-        ref: a recipe's ``name:tag``, or ``name:tag-nvidia``.
+        ref: a recipe's ``name:tag``, ``name:tag-nvidia``, or an image's name in a registry.
         engine: what ``--engine`` said.
 
     Raises:
         EnvbuildError: as of building, or :func:`find_built`; exit 2, another engine than Docker for Docker's image.
     """
+    if is_image_name(ref):
+        from envbuild.cli.pulled import pulled_candidate
+
+        return pulled_candidate(context, ref, engine)
     recipe = recipe_of(context, ref.removesuffix(CANDIDATE))
     if recipe is None:
         ready = build(context, ref, unpacked=True)

@@ -10,6 +10,7 @@ import click
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target
+from envbuild.cli.image_there import image_there, tell_there
 from envbuild.cli.proof import Proof, choose_engine, load_into_docker, prove
 from envbuild.cli.terminal import Terminal, size
 from envbuild.engine import NAMES
@@ -83,7 +84,8 @@ def command(
     """Build the image of REF (name:tag) from its lock, prove it on this machine's GPUs, load it.
 
     The image ends in the store, as REF-candidate. With enough GPUs the suite runs in it, and the tag is given if
-    every check passes. A second run does only what changed.
+    every check passes. A second run does only what changed. Where ENVBUILD_REGISTRY names a repository that has the
+    locked digest already, nothing is fetched or built.
     """
     ref = _devel(ref) if devel else ref
     check_target(output)
@@ -102,6 +104,10 @@ def command(
         return image_by_docker(context, ref, wish)
     docker_only = bool(arguments or network or apt_sources or no_cache)
     _fits_oci(ref, base, docker_only=docker_only, verify_it=verify_it)
+    if base == _DEBIAN and output is None and engine is None and not verify_it:
+        there = image_there(context, ref)
+        if there is not None:
+            return tell_there(context, there, require_verdict=require_verdict)
     return _by_envbuild(context, ref, base, output, no_load, engine, verify_it, require_verdict)
 
 
@@ -255,6 +261,7 @@ def _print(
         ],
         "engine": loaded,
         "output": str(output) if output else None,
+        "registry": None,
         "bytes_fetched": built.bytes_fetched,
         "seconds": seconds,
         "verify": None

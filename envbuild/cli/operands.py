@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.cli.context import Context
+from envbuild.cli.pulled import find
 from envbuild.difference import (
     Inventory,
     of_conda_lock,
@@ -21,8 +22,10 @@ from envbuild.engine.docker import Docker
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import Lock, read_conda_lock, read_lock
 from envbuild.oci.digest import is_digest
+from envbuild.publish.proofs import LOCK
 from envbuild.recipe.model import Recipe
 from envbuild.recipe.suggest import nearest
+from envbuild.registry.reference import is_image_name
 
 CANDIDATE = "-candidate"
 WORDS = ("image", "dockerfile", "conda", "docker", "store")
@@ -56,7 +59,7 @@ def read_operands(reading: Reading, operands: Sequence[str]) -> list[Inventory]:
 
 def _forms(reading: Reading, operand: str) -> list[str]:
     """Every form of a recipe; an operand that is something else stands for itself."""
-    if _is_folder(operand) or operand.partition(":")[0] in WORDS:
+    if is_image_name(operand) or _is_folder(operand) or operand.partition(":")[0] in WORDS:
         return [operand]
     recipe = reading.context.recipe(operand)
     image = [f"image:{recipe.ref}", f"dockerfile:{recipe.ref}"] if recipe.makes_image else []
@@ -64,6 +67,8 @@ def _forms(reading: Reading, operand: str) -> list[str]:
 
 
 def _read(reading: Reading, operand: str) -> tuple[Inventory, Lock | None]:
+    if is_image_name(operand):
+        return _published(reading, operand), None
     if _is_folder(operand):
         return of_folder(operand, Path(operand).expanduser(), read_all=reading.read_all), None
     word, colon, name = operand.partition(":")
@@ -187,6 +192,27 @@ def _stored(reading: Reading, operand: str, name: str) -> Inventory:
         progress=context.terminal.progress,
         read_all=reading.read_all,
         size=image.size,
+    )
+
+
+def _published(reading: Reading, operand: str) -> Inventory:
+    """An image in a registry: what the attached lock says is in it, and its layers. No layer is fetched.
+
+    Of an image that has no lock, which envbuild did not publish, only the layers are known.
+    """
+    found = find(reading.context, operand)
+    image = found.image
+    known = of_lock(operand, found.lock()) if any(p.artifact_type == LOCK for p in found.proofs) else None
+    return Inventory(
+        label=operand,
+        form="published image",
+        ref=known.ref if known else None,
+        packages=known.packages if known else (),
+        facts=known.facts if known else {},
+        digest=image.config.digest,
+        layers=image.diff_ids,
+        size=image.size,
+        blobs={layer.digest: layer.size for layer in image.layers},
     )
 
 

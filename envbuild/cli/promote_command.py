@@ -10,18 +10,20 @@ from envbuild.cli.context import Context, common
 from envbuild.cli.docker_named import candidate_of, recipe_of
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.proof import give_tag, verdict_path
+from envbuild.cli.registries import plainly
+from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import Verdict, expect, promote, read_signed, require_image, subject_of, write_verdict
 from envbuild.image.locked import image_of
+from envbuild.registry.reference import is_image_name, parse_image_name
 
 
 @click.command()
-@click.argument("ref")
+@click.argument("ref", metavar="REF|REGISTRY/REPO@sha256:…")
 @click.option(
     "--verdict",
     "file",
     type=click.Path(path_type=Path, dir_okay=False),
-    required=True,
-    help="What `envbuild smoke --report FILE` wrote on a machine with GPUs.",
+    help="What `envbuild smoke --report FILE` wrote on a machine with GPUs [in a registry: the attached one].",
 )
 @click.option(
     "--key",
@@ -31,13 +33,28 @@ from envbuild.image.locked import image_of
     metavar="PEM",
     help="Believe this public key too: what `envbuild key show` printed where the suite ran (repeatable).",
 )
+@click.option("--move-tag", is_flag=True, help="In a registry: move a tag that means another image.")
+@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with the registry.")
 @common
-def command(context: Context, ref: str, file: Path, keys: tuple[Path, ...]) -> None:
+def command(
+    context: Context, ref: str, file: Path | None, keys: tuple[Path, ...], move_tag: bool, plain_http: bool
+) -> None:
     """Give the image of REF its tag, if the verdict is a signed pass about exactly this image. Exit 6 if not.
+
+    REF is a recipe's name:tag, or REGISTRY/REPO@sha256:… as `envbuild publish --by-digest` printed it: then the tag is
+    given in the registry, from the verdict that `envbuild smoke --attach` left there, and no blob is moved.
 
     Believed are this machine's own key, those of --key and those that ENVBUILD_TRUSTED_KEYS names. The copy that the
     store keeps gets this machine's signature too, so that later builds here need no --key.
     """
+    if is_image_name(ref):
+        from envbuild.cli.promote_remote import promote_remote
+
+        called = plainly(context, parse_image_name(ref).repository) if plain_http else context
+        promote_remote(called, ref, file=file, keys=keys, move=move_tag)
+        return
+    if file is None or move_tag or plain_http:
+        raise _usage(ref, file)
     signed = read_signed(file, trusted=trusted(context, keys))
     require_image(signed.verdict, ref)
     _refuse_early(context, ref, signed.verdict)
@@ -56,6 +73,18 @@ def command(context: Context, ref: str, file: Path, keys: tuple[Path, ...]) -> N
         },
         f"{proof.tags[-1]}  {digest}",
     )
+
+
+def _usage(ref: str, file: Path | None) -> EnvbuildError:
+    """What a recipe's image takes, and one in a registry does not, or the reverse."""
+    if file is None:
+        wrong, hint = (
+            "--verdict is missing",
+            f"`envbuild smoke {ref} --report FILE` makes one, on a machine with GPUs",
+        )
+    else:
+        wrong, hint = "--move-tag and --plain-http are for an image in a registry", "leave them out"
+    return EnvbuildError("usage", wrong, hint=hint, exit=Exit.USAGE)
 
 
 def _refuse_early(context: Context, ref: str, verdict: Verdict) -> None:

@@ -116,7 +116,7 @@ def load_into_docker(context: Context, ready: Ready) -> str | None:
     return None
 
 
-def choose_engine(context: Context, ready: Ready, name: str | None) -> Engine:
+def choose_engine(context: Context, ready: Candidate, name: str | None) -> Engine:
     """The engine of that name, or the first that works, with the image loaded.
 
     An image that the store has only unpacked goes into no Docker engine: unless one is asked for by name, or has the

@@ -26,6 +26,9 @@ _KEYS = {
     "conda-channels": "ENVBUILD_CONDA_CHANNELS",
     "signing-key-file": "ENVBUILD_SIGNING_KEY_FILE",
     "trusted-keys": "ENVBUILD_TRUSTED_KEYS",
+    "registry": "ENVBUILD_REGISTRY",
+    "layer-cache": "ENVBUILD_LAYER_CACHE",
+    "plain-http": "ENVBUILD_PLAIN_HTTP",
 }
 
 
@@ -139,5 +142,6 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
                 hint="known keys: " + ", ".join(_KEYS),
                 exit=Exit.USAGE,
             )
-        values[_KEYS[key]] = os.pathsep.join(map(str, value)) if isinstance(value, list) else str(value)
+        separator = "," if key == "plain-http" else os.pathsep  # hosts have colons
+        values[_KEYS[key]] = separator.join(map(str, value)) if isinstance(value, list) else str(value)
     return values

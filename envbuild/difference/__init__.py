@@ -1,6 +1,6 @@
 """What two forms of a recipe, two environments or two images differ in (docs/reference/diff.md)."""
 
-from envbuild.difference.compare import Difference, Row, compare
+from envbuild.difference.compare import Difference, Pull, Row, compare, pull_between
 from envbuild.difference.contents import FileDifference, compare_folders, unexpected
 from envbuild.difference.dockerfile import of_dockerfile
 from envbuild.difference.installed import of_folder, of_image
@@ -19,6 +19,7 @@ __all__ = [
     "Inventory",
     "Package",
     "Pin",
+    "Pull",
     "Row",
     "compare",
     "compare_folders",
@@ -28,6 +29,7 @@ __all__ = [
     "of_folder",
     "of_image",
     "of_lock",
+    "pull_between",
     "unexpected",
     "with_files",
 ]

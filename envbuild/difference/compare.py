@@ -64,6 +64,28 @@ class Difference:
         return tuple(row for row in self.rows if "missing" in row.differs)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """What a node that has the first of two images fetches for the second: ``layers`` of ``of``, and bytes of all."""
+
+    layers: int
+    of: int
+    bytes: int
+    total: int
+
+
+def pull_between(operands: Sequence[Inventory]) -> Pull | None:
+    """The layers that a registry's client fetches, where two images are compared whose blobs are known.
+
+    It fetches whole layers, by digest; a node that reads lazily fetches less.
+    """
+    if len(operands) != 2 or not all(inventory.blobs for inventory in operands):
+        return None
+    have, want = operands[0].blobs, operands[1].blobs
+    new = {digest: size for digest, size in want.items() if digest not in have}
+    return Pull(layers=len(new), of=len(want), bytes=sum(new.values()), total=sum(want.values()))
+
+
 def compare(operands: Sequence[Inventory], recipe: Recipe | None) -> Difference:
     """Hold inventories against each other.
 

@@ -12,7 +12,15 @@ Ecosystem = Literal["python", "conda", "debian"]
 ECOSYSTEMS: tuple[Ecosystem, ...] = ("python", "conda", "debian")
 """In the order in which they are shown, and in which one stands for a name that several have."""
 
-Form = Literal["image lock", "Dockerfile", "conda lock", "image", "conda environment", "Python environment"]
+Form = Literal[
+    "image lock",
+    "Dockerfile",
+    "conda lock",
+    "image",
+    "published image",
+    "conda environment",
+    "Python environment",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +77,7 @@ class Inventory:
         digest: an image's: the config's, which every engine knows it by.
         layers: an image's diff_ids, bottom first.
         size: bytes of an image, as its engine counts them.
+        blobs: an image's layers as a registry has them: digest → bytes; empty where that is not known.
     """
 
     label: str
@@ -80,6 +89,7 @@ class Inventory:
     digest: str | None = None
     layers: tuple[str, ...] = ()
     size: int | None = None
+    blobs: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, ecosystem: Ecosystem) -> tuple[Package, ...]:
         """The packages of one ecosystem, by name."""

@@ -33,6 +33,7 @@ def of_lock(label: str, lock: Lock) -> Inventory:
         digest=lock.image.config if lock.image else None,
         layers=tuple(layer.diff_id for layer in lock.image.layers) if lock.image else (),
         size=sum(layer.size for layer in lock.image.layers) if lock.image else None,
+        blobs={layer.digest: layer.size for layer in lock.image.layers} if lock.image else {},
     )
 
 

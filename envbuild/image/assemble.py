@@ -35,9 +35,7 @@ _OF_WHEELS = ("wheels", "bytecode")
 class Elsewhere(Protocol):
     """A place besides the store where layers and compiled operators may be: a registry."""
 
-    def layers(
-        self, missing: Sequence[tuple[LayerPlan, Layer | None]]
-    ) -> tuple[Mapping[str, Layer], int]:
+    def layers(self, missing: Sequence[tuple[LayerPlan, Layer | None]]) -> tuple[Mapping[str, Layer], int]:
         """Those of ``missing`` that need not be made here, by name, and the bytes that came over the network.
 
         Each comes with what the lock says of it (``None`` before the first build). A layer that is answered is in the
@@ -51,15 +49,16 @@ class Elsewhere(Protocol):
         """Hear of a layer that was made here."""
 
     def compiled(self, lock: Lock, wheel: Artifact) -> None:
-        """Hear of the wheel that was compiled, or found in the store."""
+        """Hear of the wheel that was compiled."""
+
+    def finish(self) -> int:
+        """The image is made: send what is to be kept; returns the bytes that were sent."""
 
 
 class Nowhere:
     """No such place: the store is all there is."""
 
-    def layers(
-        self, missing: Sequence[tuple[LayerPlan, Layer | None]]
-    ) -> tuple[Mapping[str, Layer], int]:
+    def layers(self, missing: Sequence[tuple[LayerPlan, Layer | None]]) -> tuple[Mapping[str, Layer], int]:
         """None of them."""
         return {}, 0
 
@@ -73,14 +72,18 @@ class Nowhere:
     def compiled(self, lock: Lock, wheel: Artifact) -> None:
         """Nothing."""
 
+    def finish(self) -> int:
+        """Nothing."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workshop:
     """What assembling needs of the machine. Network and sandbox are asked for only where something is missing.
 
     ``fetch`` brings artifacts into the store and returns the bytes that were transferred; ``sandbox`` finds a way
-    to enter a root filesystem. ``jobs`` is the number of threads and processes. ``elsewhere`` is asked before a layer is
-    made.
+    to enter a root filesystem. ``jobs`` is the number of threads and processes. ``elsewhere`` is asked before a layer
+    is made.
     """
 
     store: Store
@@ -156,6 +159,8 @@ def assemble(lock: Lock, workshop: Workshop, *, base: ImageBase | None = None) -
         compare(lock, image)
     workshop.store.layout.put(image.config_bytes)
     workshop.store.layout.put(image.manifest_bytes)
+    with account.stage("layer cache"):
+        workshop.elsewhere.finish()
     return Built(
         image=image,
         operator=operator,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import LayerPlan, plan_image
 from envbuild.layers.files import files_diff_id
@@ -74,20 +77,28 @@ def recorded(layer: LayerPlan, store: Store) -> Layer | None:
     record = store.record("layer", layer.key)
     if record is None:
         return None
-    found = Layer(
-        name=layer.name,
+    found = replace(from_record(layer.name, record), artifacts=tuple(a.name for a in layer.artifacts))
+    return found if store.layout.has(found.digest, found.size) else None
+
+
+def from_record(name: str, record: Mapping[str, object]) -> Layer:
+    """The inverse of :func:`to_record`, without the names of what is in the layer.
+
+    Raises:
+        KeyError, ValueError: it is no such record.
+    """
+    return Layer(
+        name=name,
         digest=str(record["digest"]),
         diff_id=str(record["diff_id"]),
         size=int(str(record["size"])),
         toc=None if record.get("toc") is None else str(record["toc"]),
         tar_size=None if record.get("tar_size") is None else int(str(record["tar_size"])),
-        artifacts=tuple(a.name for a in layer.artifacts),
     )
-    return found if store.layout.has(found.digest, found.size) else None
 
 
 def to_record(layer: Layer) -> dict[str, object]:
-    """What the store remembers of a layer that was made: :func:`recorded` reads it."""
+    """What the store, and a layer cache, remember of a layer that was made."""
     known = {"digest": layer.digest, "diff_id": layer.diff_id, "size": layer.size}
     lazy = {"toc": layer.toc, "tar_size": layer.tar_size}
     return {**known, **{name: value for name, value in lazy.items() if value is not None}}

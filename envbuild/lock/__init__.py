@@ -1,5 +1,6 @@
 """Locks: resolving Python and Debian packages, reading and writing ``lock.json``."""
 
+from envbuild.lock.asked import asked_recipe
 from envbuild.lock.compare import check, follows
 from envbuild.lock.conda.channels import CondaChannels
 from envbuild.lock.conda.check import check_conda, follows_conda
@@ -23,6 +24,7 @@ __all__ = [
     "Indexes",
     "Lock",
     "NativeLock",
+    "asked_recipe",
     "check",
     "check_conda",
     "conda_lock_bytes",

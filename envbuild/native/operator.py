@@ -60,7 +60,7 @@ def build_operator(
             CUDA operator for every architecture; exit 7, it does not compile (the log is kept and named).
     """
     inputs = inputs_of(lock)
-    key = inputs.key(_SCRIPT.read_bytes())
+    key = operator_key(lock)
     with store.lock(f"{KIND}-{key[:16]}", progress):
         known = _known(store, key, inputs.source)
         return (
@@ -68,6 +68,35 @@ def build_operator(
             if known is not None
             else _build(lock, inputs, key, base_root, sandbox, store, progress, jobs)
         )
+
+
+def operator_key(lock: Lock) -> str:
+    """64 hex digits that name what the lock's operators are compiled from, and so what comes out.
+
+    Raises:
+        EnvbuildError: exit 3, the lock lacks an input.
+    """
+    return inputs_of(lock).key(_SCRIPT.read_bytes())
+
+
+def take_operator(lock: Lock, file: str, sha256: str, *, store: Store) -> Artifact:
+    """Take a wheel as the lock's that was built elsewhere from the same inputs. It lies in the store.
+
+    Args:
+        lock: names the inputs.
+        file: the wheel's file name.
+        sha256: its hash, 64 hex digits.
+        store: has it; remembers it for the next build.
+
+    Raises:
+        EnvbuildError: exit 5, it is not the CUDA operator for every architecture of the recipe.
+    """
+    inputs = inputs_of(lock)
+    path = store.artifact(sha256)
+    check_wheel(path, operators=inputs.operators, architectures=inputs.architectures)
+    size = path.stat().st_size
+    store.put_record(KIND, operator_key(lock), {"file": file, "sha256": sha256, "size": size})
+    return _artifact(inputs.source, file=file, sha256=sha256, size=size)
 
 
 def _build(

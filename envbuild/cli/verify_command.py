@@ -1,0 +1,76 @@
+"""``envbuild verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from envbuild.cli.context import Context, common
+from envbuild.cli.keys import trusted
+from envbuild.cli.registries import plainly
+from envbuild.cli.terminal import Terminal
+from envbuild.errors import EnvbuildError, Exit
+
+_MARKS = {"holds": "✓", "fails": "✗", "missing": "–"}
+
+
+@click.command()
+@click.argument("name", metavar="REGISTRY/REPO:TAG|REGISTRY/REPO@sha256:…")
+@click.option(
+    "--key",
+    "keys",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PEM",
+    help="Believe this public key too: what `envbuild key show` printed at the publisher's (repeatable).",
+)
+@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
+@common
+def command(context: Context, name: str, keys: tuple[Path, ...], plain_http: bool) -> int:
+    """Check a published image: digests, lock, SBOM, provenance, verdict, and who signed them.
+
+    Says of each what holds, what does not, and what is not there; exit 5 where something does not hold or is not
+    there. No layer is fetched: `envbuild pull` checks those. Believed are the keys of --key, those of
+    ENVBUILD_TRUSTED_KEYS and this machine's own.
+    """
+    from envbuild.cli.pulled import find
+    from envbuild.publish.verify import verify_image
+    from envbuild.registry.reference import parse_image_name
+
+    believed = trusted(context, keys)
+    if plain_http:
+        context = plainly(context, parse_image_name(name).repository)
+    found = find(context, name)
+    done = verify_image(found.remote, found.image, found.proofs, trusted=believed, tag=found.name.tag)
+    bad = [finding for finding in done.findings if finding.status != "holds"]
+    refusal = None
+    if bad:
+        told = "\n".join(f"  {finding.question}: {finding.text}" for finding in bad)
+        refusal = EnvbuildError(
+            "not-verified",
+            f"{found.pinned}: {len(bad)} of {len(done.findings)} questions are not answered well\n{told}",
+            where=found.pinned,
+            hint="give the publisher's public key with --key PEM; an image that lacks proofs is published again with "
+            "`envbuild publish`, and proven with `envbuild smoke --attach` and `envbuild promote`",
+            exit=Exit.VERIFY,
+        )
+    verdict = done.verdict.verdict if done.verdict is not None else None
+    value: dict[str, object] = {
+        "name": name,
+        "digest": done.digest,
+        "ref": str(done.lock.ref) if done.lock is not None else None,
+        "holds": done.holds,
+        "findings": [finding.to_dict() for finding in done.findings],
+        "gpus": [gpu.name for gpu in verdict.gpus] if verdict is not None else [],
+        "keys": [key.id for key in done.keys],
+    }
+    if refusal is not None:
+        value["error"] = refusal.to_dict()
+    width = max(len(finding.question) for finding in done.findings)
+    lines = [f"{_MARKS[f.status]} {f.question:<{width}}  {f.text}" for f in done.findings]
+    context.terminal.data(value, "\n".join([found.pinned, *lines]))
+    if refusal is None:
+        return int(Exit.DONE)
+    Terminal(json=False, quiet=True).error(refusal)  # the one JSON document holds it already
+    return int(refusal.exit)
