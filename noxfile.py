@@ -27,7 +27,8 @@ def lint(session: nox.Session) -> None:
     session.run(str(BIN / "shellcheck"), "--shell=sh", "envbuild/image/inside/profile.sh")
     scripts = ["tests/gpu/examples_on_gpus.sh", "examples/two-nodes/two_nodes.sh"]
     session.run(str(BIN / "shellcheck"), *scripts)
-    session.run(str(BIN / "shellcheck"), ".ci/run", *(str(path) for path in sorted(Path("ci").glob("*.sh"))))
+    scripts = [".ci/run", *(str(path) for path in sorted(Path("ci").rglob("*.sh")))]
+    session.run(str(BIN / "shellcheck"), "--external-sources", *scripts)
 
 
 @nox.session

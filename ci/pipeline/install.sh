@@ -3,6 +3,7 @@
 #
 #   ENVBUILD_PACKAGE   what pip installs: a requirement, or this checkout [default: .[conda]]
 #   ENVBUILD_VENV      where to [default: .ci-venv]
+#   GITHUB_PATH        GitHub's file of folders for the PATH; GitLab's jobs say it themselves
 #
 # pip asks the index that its own configuration names. A bare Debian or Ubuntu as root gets python3, venv and git first.
 set -eu

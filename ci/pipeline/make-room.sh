@@ -6,6 +6,7 @@
 #
 # What a build needs is `envbuild matrix`'s estimate. Nothing is lost but time: the layer cache has what was pushed.
 set -eu
+export ENVBUILD_RECIPES="${ENVBUILD_RECIPES:-recipes}" # the checkout's, not also those that come with envbuild
 [ "${ENVBUILD_SCRATCH_STORE:-false}" = true ] || exit 0
 store=${ENVBUILD_STORE:?is not set: the folder that may be emptied}
 [ -e "$store/store.json" ] || exit 0 # no store yet; and never another folder

@@ -6,6 +6,7 @@
 #   GITHUB_OUTPUT            gets `matrix` (JSON for fromJSON) and `any` (true or false); GitHub sets it
 #   ENVBUILD_CHILD_PIPELINE  a file that gets a GitLab child pipeline with the jobs of each image
 set -eu
+export ENVBUILD_RECIPES="${ENVBUILD_RECIPES:-recipes}" # the checkout's, not also those that come with envbuild
 since=${ENVBUILD_CHANGED_SINCE:-}
 set -f # patterns are envbuild's, not the shell's
 # shellcheck disable=SC2086  # one pattern a word

@@ -9,6 +9,7 @@
 #
 # Exit 6: no passing verdict by that key about exactly this digest. Exit 5: what was published does not hold.
 set -eu
+export ENVBUILD_RECIPES="${ENVBUILD_RECIPES:-recipes}" # the checkout's, not also those that come with envbuild
 # shellcheck source=ci/pipeline/repository.sh
 . "$(dirname "$0")/repository.sh"
 key=${ENVBUILD_GATE_KEY:-release-gate.pem}

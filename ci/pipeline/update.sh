@@ -9,6 +9,7 @@
 # Versions that a recipe pins stay: those a person moves. It changes files of the checkout and commits nothing
 # (propose.sh does). The order is that of `extends`, so that a variant follows the recipe that it extends.
 set -eu
+export ENVBUILD_RECIPES="${ENVBUILD_RECIPES:-recipes}" # the checkout's, not also those that come with envbuild
 here=$(dirname "$0")
 proposal=${ENVBUILD_PROPOSAL:-proposal.md}
 work=$(mktemp -d)
