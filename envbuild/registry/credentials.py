@@ -1,4 +1,4 @@
-"""Credentials for registries, from where `docker login` and `podman login` leave them."""
+"""Credentials for registries: from variables, as CI has them, and from where `docker login` leaves them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.registry.reference import parse_repository
 
+REGISTRY = "ENVBUILD_REGISTRY"
+USER = "ENVBUILD_REGISTRY_USER"
+PASSWORD = "ENVBUILD_REGISTRY_PASSWORD"  # noqa: S105 - a variable's name
+TOKEN = "ENVBUILD_REGISTRY_TOKEN"  # noqa: S105 - a variable's name
+AUTH_CONFIG = "DOCKER_AUTH_CONFIG"
 _HELPER_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """User and password, or an identity token (OAuth2 refresh token). Never printed."""
+    """User and password, an identity token (OAuth2 refresh token), or a ready bearer token. Never printed."""
 
     user: str
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
+    bearer: str | None = field(default=None, repr=False)
 
     @property
     def basic(self) -> str:
@@ -31,27 +38,64 @@ class Credentials:
 def find_credentials(accounts: Sequence[str], environ: Mapping[str, str]) -> Credentials | None:
     """Look ``accounts`` (host names as `docker login` writes them) up.
 
-    Asked in this order: ``$REGISTRY_AUTH_FILE``, ``$DOCKER_CONFIG/config.json`` or ``~/.docker/config.json``,
-    ``$XDG_RUNTIME_DIR/containers/auth.json``. In each: a credential helper for the host, the credential store,
-    the file's own ``auths``.
+    Asked in this order: ``ENVBUILD_REGISTRY_TOKEN``, or ``ENVBUILD_REGISTRY_USER`` and ``_PASSWORD``, which are the
+    account with the registry that ``ENVBUILD_REGISTRY`` names and no other; ``$DOCKER_AUTH_CONFIG``, the text of a
+    ``config.json``; ``$REGISTRY_AUTH_FILE``, ``$DOCKER_CONFIG/config.json`` or ``~/.docker/config.json``,
+    ``$XDG_RUNTIME_DIR/containers/auth.json``. In each of these: a credential helper for the host, the credential
+    store, the file's own ``auths``.
 
     Raises:
-        EnvbuildError: a file is not JSON, or a credential helper fails (exit 2).
+        EnvbuildError: variables contradict each other, a file is not JSON, or a credential helper fails (exit 2).
     """
-    for path in _files(environ):
+    found = _from_variables(accounts, environ)
+    if found is not None:
+        return found
+    if environ.get(AUTH_CONFIG):
+        found = _in_text(environ[AUTH_CONFIG].encode(), accounts, environ, Path(AUTH_CONFIG))
+    for path in _files(environ) if found is None else ():
         try:
             text = path.read_bytes()
         except OSError:
             continue
-        try:
-            config = json.loads(text)
-        except ValueError as error:
-            raise _bad_config(path, "is not JSON") from error
-        if isinstance(config, dict):
-            found = _in_config(config, accounts, environ, path)
-            if found is not None:
-                return found
-    return None
+        found = _in_text(text, accounts, environ, path)
+        if found is not None:
+            break
+    return found
+
+
+def check_variables(environ: Mapping[str, str]) -> None:
+    """Refuse variables that cannot be meant so, before anything is sent.
+
+    Raises:
+        EnvbuildError: ``registry-credentials`` (exit 2).
+    """
+    user, password, token = (environ.get(name, "") for name in (USER, PASSWORD, TOKEN))
+    if bool(user) != bool(password):
+        raise _bad_variables(f"{USER if user else PASSWORD} is set without {PASSWORD if user else USER}")
+    if token and user:
+        raise _bad_variables(f"both {TOKEN} and {USER} are set")
+    if (user or token) and not environ.get(REGISTRY):
+        raise _bad_variables(
+            f"{TOKEN if token else USER} is set, and no {REGISTRY} says whom it may be sent to"
+        )
+
+
+def _from_variables(accounts: Sequence[str], environ: Mapping[str, str]) -> Credentials | None:
+    check_variables(environ)
+    user, token = environ.get(USER, ""), environ.get(TOKEN, "")
+    if not (user or token) or parse_repository(environ[REGISTRY]).accounts[0] not in accounts:
+        return None
+    return Credentials(user=user, password=environ.get(PASSWORD, ""), bearer=token or None)
+
+
+def _in_text(
+    text: bytes, accounts: Sequence[str], environ: Mapping[str, str], path: Path
+) -> Credentials | None:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise _bad_config(path, "is not JSON") from error
+    return _in_config(config, accounts, environ, path) if isinstance(config, dict) else None
 
 
 def _files(environ: Mapping[str, str]) -> list[Path]:
@@ -139,4 +183,13 @@ def _bad_config(path: Path, what: str) -> EnvbuildError:
         hint="run `docker login` for the registry again, or name another folder with DOCKER_CONFIG",
         exit=Exit.USAGE,
         where=str(path),
+    )
+
+
+def _bad_variables(what: str) -> EnvbuildError:
+    return EnvbuildError(
+        "registry-credentials",
+        what,
+        hint=f"set {REGISTRY}=REGISTRY/REPOSITORY with {USER} and {PASSWORD}, or with {TOKEN} alone",
+        exit=Exit.USAGE,
     )

@@ -1,10 +1,10 @@
-"""Pull one image by digest."""
+"""Pull one image, by digest or by what a tag names now."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from envbuild.errors import EnvbuildError, Exit
@@ -12,16 +12,15 @@ from envbuild.oci import digest as digests
 from envbuild.oci.descriptor import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST, Descriptor
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
-from envbuild.registry.reference import Reference, parse_reference
+from envbuild.registry.manifests import LIMIT, head_manifest, read_manifest
+from envbuild.registry.reference import ImageName, parse_reference
 from envbuild.registry.session import Session
-from envbuild.store.download import Source, Wanted
+from envbuild.store.download import Wanted
 from envbuild.store.fetch import fetch
 from envbuild.store.http import Http
 from envbuild.store.store import Store
 
 _DOCKER = "application/vnd.docker."
-_DOCKER_MANIFEST = _DOCKER + "distribution.manifest.v2+json"
-_DOCKER_LIST = _DOCKER + "distribution.manifest.list.v2+json"
 _LAYER_TYPES = {
     LAYER_TAR: LAYER_TAR,
     LAYER_GZIP: LAYER_GZIP,
@@ -31,72 +30,116 @@ _LAYER_TYPES = {
     _DOCKER + "image.rootfs.diff.tar.zstd": LAYER_ZSTD,
 }
 _CONFIG_TYPES = {CONFIG: CONFIG, _DOCKER + "container.image.v1+json": CONFIG}
-_ACCEPT = ", ".join((INDEX, MANIFEST, _DOCKER_LIST, _DOCKER_MANIFEST))
-_LIMIT = 4 << 20
-"""Bytes of a manifest or config: what registries accept at least (distribution spec, "Pushing Manifests")."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pulled:
-    """An image that lies in the store's layout, all blobs verified.
+    """An image that lies in the store's layout, all blobs verified; but for layers that the caller has otherwise.
 
-    ``manifest`` is that of linux/amd64, also where ``reference`` names an index; ``config`` its image config;
-    ``layers`` bottom first, with OCI media types whatever the registry called them.
+    ``reference`` has the digest that was asked for, or that the tag named; ``manifest`` is that of linux/amd64,
+    also where ``reference`` names an index; ``config`` its image config; ``layers`` bottom first, with OCI media
+    types whatever the registry called them; ``fetched`` the bytes of blobs that came from the registry.
     """
 
-    reference: Reference
+    reference: ImageName
     manifest: Descriptor
     config: Mapping[str, Any]
     layers: tuple[Layer, ...]
+    fetched: int = 0
 
 
 def pull_image(
-    reference: str, *, store: Store, http: Http, environ: Mapping[str, str], jobs: int, progress: Progress
+    reference: str | ImageName,
+    *,
+    store: Store,
+    http: Http,
+    environ: Mapping[str, str],
+    jobs: int,
+    progress: Progress,
+    has_layer: Callable[[str], bool] | None = None,
 ) -> Pulled:
     """Bring the linux/amd64 image that ``reference`` names into the store's layout.
 
-    Every blob is checked by digest and size while it streams, several at once; cuts are resumed. An image that
-    is complete in the store costs no request.
+    Every blob is checked by digest and size while it streams, several at once; cuts are resumed. An image that is
+    named by digest and complete in the store costs no request.
 
     Args:
-        reference: ``[REGISTRY/]REPOSITORY[:TAG]@sha256:HEX``.
+        reference: ``[REGISTRY/]REPOSITORY[:TAG]@sha256:HEX``, or a name, where a tag is enough.
         store: where to.
         http: the connections.
         environ: where Docker's configuration is found (credentials).
         jobs: blobs at once.
         progress: one task for all blobs.
+        has_layer: whether the caller has a layer, by its diff_id; its blob is not fetched then.
 
     Raises:
         EnvbuildError: no digest, or malformed (exit 2); the registry fails or refuses (exit 4); wrong bytes
             (exit 5); no image for linux/amd64, or not an image (exit 3).
     """
-    name = parse_reference(reference)
-    session = Session(name, http, environ)
-    top, media_type = _manifest(name.digest, session, store)
-    digest = name.digest
+    name = parse_reference(reference) if isinstance(reference, str) else reference
+    session = Session(name.repository, http, environ)
+    name = _resolve(name, session)
+    digest = name.reference
+    top, media_type = _manifest(digest, session, store)
     if "manifests" in top:
         digest = _choose(top, name)
         top, media_type = _manifest(digest, session, store)
     blobs = _blobs(top, name)
-    wanted = [_wanted(blob, name, session) for blob in blobs]
-    if not all(store.layout.has(blob.digest, blob.size) for blob in blobs):
-        session.prepare(f"manifests/{digest}", accept=_ACCEPT, limit=_LIMIT)
-    fetch(
-        store,
-        wanted,
-        http=http,
-        jobs=jobs,
-        progress=progress,
-        place=lambda sha256: store.layout.path("sha256:" + sha256),
-    )
-    size = store.layout.path(digest).stat().st_size
+
+    fetching = _Fetching(session, digest, store, http, jobs, progress)
+    if has_layer is None:
+        fetching.bring(blobs)
+    else:
+        fetching.bring(blobs[:1])
     config = _config(blobs[0], store, name)
+    layers = _layers(blobs[1:], config, name)
+    if has_layer is not None:
+        fetching.bring([layer.descriptor for layer in layers if not has_layer(layer.diff_id)])
+    size = store.layout.path(digest).stat().st_size
     return Pulled(
         reference=name,
         manifest=Descriptor(media_type=media_type, digest=digest, size=size),
         config=config,
-        layers=_layers(blobs[1:], config, name),
+        layers=layers,
+        fetched=fetching.fetched,
     )
+
+
+class _Fetching:
+    """The blobs of one image, from the registry into the layout."""
+
+    def __init__(
+        self, session: Session, digest: str, store: Store, http: Http, jobs: int, progress: Progress
+    ) -> None:
+        self._session = session
+        self._digest = digest
+        self._store = store
+        self._http = http
+        self._jobs = jobs
+        self._progress = progress
+        self.fetched = 0
+
+    def bring(self, blobs: Sequence[Descriptor]) -> None:
+        layout = self._store.layout
+        if not all(layout.has(blob.digest, blob.size) for blob in blobs):
+            self._session.prepare(self._digest)
+        self.fetched += fetch(
+            self._store,
+            [_wanted(blob, self._session) for blob in blobs],
+            http=self._http,
+            jobs=self._jobs,
+            progress=self._progress,
+            place=lambda sha256: layout.path("sha256:" + sha256),
+        )
+
+
+def _resolve(name: ImageName, session: Session) -> ImageName:
+    """The name with the digest that its tag names now, where it has none."""
+    if name.digest is not None:
+        return name
+    found = head_manifest(session, name.reference)
+    digest = found.digest if found is not None else read_manifest(session, name.reference)[1].digest
+    return replace(name, digest=digest)
 
 
 def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, Any], str]:
@@ -104,15 +147,8 @@ def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, An
     if store.layout.has(digest):
         data, told = store.layout.read(digest), ""
     else:
-        data, told = session.read(f"manifests/{digest}", accept=_ACCEPT, limit=_LIMIT)
-        if digests.of_bytes(data) != digest:
-            raise EnvbuildError(
-                "wrong-hash",
-                f"{session.label} gave another manifest\n  expected {digest}\n  seen     {digests.of_bytes(data)}",
-                hint="something between this machine and the registry changes what it sends: check the proxy",
-                exit=Exit.VERIFY,
-                where=digest,
-            )
+        data, descriptor = read_manifest(session, digest)
+        told = descriptor.media_type
     try:
         value = json.loads(data)
     except ValueError:
@@ -126,7 +162,7 @@ def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, An
     return value, str(value.get("mediaType") or told or fallback)
 
 
-def _choose(index: Mapping[str, Any], name: Reference) -> str:
+def _choose(index: Mapping[str, Any], name: ImageName) -> str:
     """The manifest for linux/amd64 of an index (OCI image spec, image-index.md, "platform")."""
     offered: list[str] = []
     for entry in index["manifests"] if isinstance(index["manifests"], list) else ():
@@ -146,7 +182,7 @@ def _choose(index: Mapping[str, Any], name: Reference) -> str:
     )
 
 
-def _blobs(manifest: Mapping[str, Any], name: Reference) -> list[Descriptor]:
+def _blobs(manifest: Mapping[str, Any], name: ImageName) -> list[Descriptor]:
     """The descriptors of config and layers, checked."""
     config, layers = manifest.get("config"), manifest.get("layers")
     if not isinstance(config, dict) or not isinstance(layers, list):
@@ -160,25 +196,23 @@ def _blobs(manifest: Mapping[str, Any], name: Reference) -> list[Descriptor]:
         size = entry.get("size")
         if not _is_digest(entry.get("digest")) or not isinstance(size, int) or size < 0:
             raise _unusable(str(name), "has a malformed descriptor in its manifest", "name another image")
-        if number == 0 and size > _LIMIT:
+        if number == 0 and size > LIMIT:
             raise _unusable(str(name), f"has a config of {size} bytes", "name an ordinary container image")
         blobs.append(Descriptor(media_type=kind, digest=entry["digest"], size=size))
     return blobs
 
 
-def _wanted(blob: Descriptor, name: Reference, session: Session) -> Wanted:
-    url = f"{name.address}/blobs/{blob.digest}"
-    source = Source(url=url, label=session.label, authorize=session.headers)
+def _wanted(blob: Descriptor, session: Session) -> Wanted:
     return Wanted(
-        name=f"{name.registry}/{name.repository}",
+        name=str(session.name),
         file=blob.digest,
         sha256=blob.digest.removeprefix("sha256:"),
         size=blob.size,
-        sources=(source,),
+        sources=(session.source(blob.digest),),
     )
 
 
-def _config(blob: Descriptor, store: Store, name: Reference) -> dict[str, Any]:
+def _config(blob: Descriptor, store: Store, name: ImageName) -> dict[str, Any]:
     try:
         value = json.loads(store.layout.read(blob.digest))
     except ValueError:
@@ -191,7 +225,7 @@ def _config(blob: Descriptor, store: Store, name: Reference) -> dict[str, Any]:
     return value
 
 
-def _layers(blobs: list[Descriptor], config: Mapping[str, Any], name: Reference) -> tuple[Layer, ...]:
+def _layers(blobs: list[Descriptor], config: Mapping[str, Any], name: ImageName) -> tuple[Layer, ...]:
     rootfs = config.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     if not isinstance(diff_ids, list) or len(diff_ids) != len(blobs) or not all(map(_is_digest, diff_ids)):

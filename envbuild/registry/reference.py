@@ -1,8 +1,9 @@
-"""Image references, as `docker pull` reads them, with a digest."""
+"""Names of repositories and images in registries, and where a registry is spoken to."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envbuild.errors import EnvbuildError, Exit
@@ -16,26 +17,18 @@ _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA
 _HUB = "docker.io"
 _HUB_API = "registry-1.docker.io"
 _HUB_ACCOUNT = "https://index.docker.io/v1/"
+PLAIN_HTTP = "ENVBUILD_PLAIN_HTTP"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reference:
-    """One image in one registry: ``registry`` (host and port), ``repository``, ``digest``; ``tag`` is a comment."""
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """One repository of one registry: ``registry`` is host and port, ``repository`` the path in it."""
 
     registry: str
     repository: str
-    digest: str
-    tag: str | None = None
 
     def __str__(self) -> str:
-        tag = f":{self.tag}" if self.tag else ""
-        return f"{self.registry}/{self.repository}{tag}@{self.digest}"
-
-    @property
-    def address(self) -> str:
-        """The API's base address (distribution spec, "Endpoints"). Plain HTTP is spoken to this machine only."""
-        host = _HUB_API if self.registry == _HUB else self.registry
-        return f"{'http' if is_loopback(_bare_host(host)) else 'https'}://{host}/v2/{self.repository}"
+        return f"{self.registry}/{self.repository}"
 
     @property
     def accounts(self) -> tuple[str, ...]:
@@ -50,26 +43,89 @@ class Reference:
         )
 
 
-def parse_reference(text: str) -> Reference:
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """One image in one repository: by ``digest``, by ``tag``, or both; then the digest counts."""
+
+    repository: Repository
+    tag: str | None = None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.repository}{tag}{digest}"
+
+    @property
+    def reference(self) -> str:
+        """What the API calls ``<reference>``: the digest, or the tag where there is none."""
+        return self.digest or self.tag or ""
+
+
+def parse_repository(text: str) -> Repository:
+    """Read ``REGISTRY/REPOSITORY``, neither tag nor digest in it.
+
+    Raises:
+        EnvbuildError: ``bad-repository``: malformed, without a registry's host, or with a tag or digest (exit 2).
+    """
+    name, at, _ = text.partition("@")
+    registry, path = _split(name)
+    repository, colon, _ = path.partition(":")
+    if at or colon:
+        raise _bad_repository(
+            text, "names a tag or a digest, and only a repository is wanted", f"{registry}/{repository}"
+        )
+    if not registry:
+        raise _bad_repository(text, "names no registry", f"REGISTRY/{path or 'REPOSITORY'}, with its host")
+    found = _repository(registry, repository)
+    if found is None:
+        raise _bad_repository(
+            text,
+            "is not the name of a repository",
+            "REGISTRY/REPOSITORY; a repository has lower-case letters, digits and . _ - / only",
+        )
+    return found
+
+
+def parse_image_name(text: str) -> ImageName:
+    """Read ``REGISTRY/REPOSITORY[:TAG][@sha256:HEX]`` with at least one of tag and digest.
+
+    Raises:
+        EnvbuildError: ``bad-image-reference`` (exit 2).
+    """
+    name, at, digest = text.partition("@")
+    registry, path = _split(name)
+    repository, colon, tag = path.partition(":")
+    found = _repository(registry, repository) if registry else None
+    if found is None or (colon and not _TAG.fullmatch(tag)):
+        raise _bad(text, "is not the name of an image in a registry", "REGISTRY/REPOSITORY:TAG")
+    if at and not is_digest(digest):
+        raise _bad_digest(text, digest)
+    if not colon and not at:
+        raise _bad(text, "has neither a tag nor a digest", f"{text}:TAG or {text}@sha256:DIGEST")
+    return ImageName(found, tag or None, digest or None)
+
+
+def is_image_name(text: str) -> bool:
+    """Whether ``text`` has a registry's host in front and a repository behind it, as `docker pull` tells them.
+
+    ``pytorch-cuda:v2.7`` has not, ``127.0.0.1:5000/team/app:v2.7`` has.
+    """
+    registry, path = _split(text.partition("@")[0])
+    return bool(path) and _REGISTRY.fullmatch(registry) is not None
+
+
+def parse_reference(text: str) -> ImageName:
     """Read ``[REGISTRY/]REPOSITORY[:TAG]@sha256:HEX``; without a registry it is Docker Hub's, as in Docker.
 
     Raises:
         EnvbuildError: it is malformed, or has no digest (exit 2).
     """
     name, _, digest = text.partition("@")
-    first, _, rest = name.partition("/")
-    if rest and ("." in first or ":" in first or first == "localhost"):
-        registry, path = first, rest
-    else:
-        registry, path = _HUB, name
+    registry, path = _split(name)
     repository, _, tag = path.partition(":")
-    if registry == _HUB and "/" not in repository:
-        repository = f"library/{repository}"
-    if not (
-        _REGISTRY.fullmatch(registry)
-        and _REPOSITORY.fullmatch(repository)
-        and (not tag or _TAG.fullmatch(tag))
-    ):
+    found = _repository(registry or _HUB, repository)
+    if found is None or (tag and not _TAG.fullmatch(tag)):
         raise _bad(text, "is not an image reference")
     if not digest:
         raise EnvbuildError(
@@ -81,19 +137,57 @@ def parse_reference(text: str) -> Reference:
             where=text,
         )
     if not is_digest(digest):
-        raise _bad(text, f"has a digest that is not sha256: and 64 lower-case hex digits ({digest})")
-    return Reference(registry=registry, repository=repository, digest=digest, tag=tag or None)
+        raise _bad_digest(text, digest)
+    return ImageName(found, tag or None, digest)
+
+
+def base_address(repository: Repository, environ: Mapping[str, str]) -> str:
+    """The API's base address of a repository (distribution spec, "Endpoints").
+
+    Plain HTTP is spoken with this machine, and with the registries that ``ENVBUILD_PLAIN_HTTP`` names.
+    """
+    host = _HUB_API if repository.registry == _HUB else repository.registry
+    return f"{'http' if speaks_plain(host, environ) else 'https'}://{host}/v2/{repository.repository}"
+
+
+def speaks_plain(host: str, environ: Mapping[str, str]) -> bool:
+    """Whether plain HTTP may be spoken with ``host``, which may have a port."""
+    bare = _bare_host(host)
+    named = {item.strip().lower() for item in environ.get(PLAIN_HTTP, "").split(",")}
+    return is_loopback(bare) or host.lower() in named or bare.lower() in named
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The registry, empty where none is named, and the rest (Docker's rule: a dot, a colon, or localhost)."""
+    first, _, rest = name.partition("/")
+    if rest and ("." in first or ":" in first or first == "localhost"):
+        return first, rest
+    return "", name
+
+
+def _repository(registry: str, path: str) -> Repository | None:
+    if registry == _HUB and "/" not in path:
+        path = f"library/{path}"
+    if not (_REGISTRY.fullmatch(registry) and _REPOSITORY.fullmatch(path)):
+        return None
+    return Repository(registry, path)
 
 
 def _bare_host(host: str) -> str:
     return host.partition("]")[0].strip("[") if host.startswith("[") else host.partition(":")[0]
 
 
-def _bad(text: str, what: str) -> EnvbuildError:
+def _bad_repository(text: str, what: str, form: str) -> EnvbuildError:
     return EnvbuildError(
-        "bad-image-reference",
-        f"{text!r} {what}",
-        hint="write it as REGISTRY/REPOSITORY@sha256:DIGEST",
-        exit=Exit.USAGE,
-        where=text,
+        "bad-repository", f"{text!r} {what}", hint=f"write {form}", exit=Exit.USAGE, where=text
+    )
+
+
+def _bad_digest(text: str, digest: str) -> EnvbuildError:
+    return _bad(text, f"has a digest that is not sha256: and 64 lower-case hex digits ({digest})")
+
+
+def _bad(text: str, what: str, form: str = "REGISTRY/REPOSITORY@sha256:DIGEST") -> EnvbuildError:
+    return EnvbuildError(
+        "bad-image-reference", f"{text!r} {what}", hint=f"write it as {form}", exit=Exit.USAGE, where=text
     )

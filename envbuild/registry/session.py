@@ -2,152 +2,206 @@
 
 from __future__ import annotations
 
-import json
 import re
-import threading
-import time
-from collections.abc import Mapping
-from urllib.parse import urlencode, urlsplit
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
 
-from envbuild.registry.credentials import find_credentials
-from envbuild.registry.reference import Reference
+from envbuild.registry.authorization import Authorization
+from envbuild.registry.reference import Repository, base_address
+from envbuild.registry.refusals import Refusal, refusal, told
+from envbuild.store.download import Source
 from envbuild.store.faults import Fault
-from envbuild.store.http import Http, failed
-from envbuild.store.network import is_loopback
+from envbuild.store.http import Http, Response, Streamed
 
-_PARAMETER = re.compile(r'([A-Za-z]+)=(?:"([^"]*)"|([^\s,]+))')
-_LOGIN = "run `docker login` for the registry, and check that the account may read the repository"
-_EARLY = 10.0
-"""Seconds before its end that a token counts as over."""
-_SHORTEST = 60.0
-"""A token's life in seconds where the answer names none (distribution spec, "Token Response Fields")."""
+Stop = Callable[[], bool]
+_NEXT = re.compile(r'<([^>]*)>[^,<]*;\s*rel="?next\b')
+_PAGES = 1000
+_PAGE = 16 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer with its body. Header names are case-insensitive; ``url`` is where it came from."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+    url: str
+
+    @property
+    def media_type(self) -> str:
+        """The body's media type, without parameters."""
+        return self.headers.get("Content-Type", "").split(";")[0].strip()
 
 
 class Session:
-    """Reads from one repository. Threads may share it; a token is fetched once and again when it ends.
+    """Requests to one repository. Threads may share it; a token is fetched once, and again when it ends.
 
     Args:
-        reference: registry and repository.
+        repository: which.
         http: the connections.
-        environ: where Docker's configuration and credential helpers are found.
+        environ: where credentials are found, and with whom plain HTTP may be spoken.
     """
 
-    def __init__(self, reference: Reference, http: Http, environ: Mapping[str, str]) -> None:
-        self.label = f"registry {reference.registry}"
-        self._reference = reference
+    def __init__(self, repository: Repository, http: Http, environ: Mapping[str, str]) -> None:
+        self.name = repository
+        self.label = f"registry {repository.registry}"
+        self.address = base_address(repository, environ)
+        self.patience = http.patience
         self._http = http
-        self._environ = environ
         self._asked = False
-        self._guard = threading.Lock()
-        self._challenge: tuple[str, dict[str, str]] | None = None
-        self._header: str | None = None
-        self._ends = float("inf")
+        self._authorization = Authorization(repository, http, environ)
+        self._read = (f"repository:{repository.repository}:pull",)
+        self._write = (f"repository:{repository.repository}:pull,push",)
 
-    def headers(self) -> dict[str, str]:
-        """The ``Authorization`` header for the next request; none until the registry has asked for it.
+    def source(self, digest: str) -> Source:
+        """Where a blob can be fetched. Its requests are authorized once the registry has asked for that."""
+        return Source(
+            url=f"{self.address}/blobs/{digest}",
+            label=self.label,
+            authorize=lambda: self._authorization.headers(self._read),
+        )
+
+    def prepare(self, reference: str) -> None:
+        """Meet the registry's challenge, by asking for a manifest if nothing was asked yet, for :meth:`source`."""
+        if not self._asked:
+            self.ask("HEAD", f"manifests/{reference}", expect={200, 404})
+
+    @contextmanager
+    def open(
+        self,
+        method: str,
+        address: str,
+        *,
+        writing: bool = False,
+        also: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | Streamed | None = None,
+    ) -> Iterator[Response]:
+        """One request, authorized where asked; the answer whatever else its status.
+
+        Args:
+            method: the verb.
+            address: absolute, or below the repository. The registry's authorization goes to the registry only.
+            writing: ask for the right to write.
+            also: other repositories of the registry that are read from.
+            headers: sent as well.
+            body: sent as the body. A streamed one is not sent twice: where the authorization has ended, the fault
+                may be tried again.
 
         Raises:
-            Fault: no token is to be had.
+            Fault: no answer, or not authorized.
         """
-        with self._guard:
-            if self._challenge is not None and time.monotonic() > self._ends - _EARLY:
-                self._authorize(self._challenge)
-            return {"Authorization": self._header} if self._header else {}
+        url = urljoin(f"{self.address}/", address)
+        scopes = (self._write if writing else self._read) + tuple(f"repository:{name}:pull" for name in also)
+        own = _origin(url) == _origin(self.address)
+        for last in (False, True):
+            sent = self._authorization.headers(scopes) if own else {}
+            with self._http.open(
+                url, method=method, headers={**(headers or {}), **sent}, body=body
+            ) as response:
+                if response.status != 401 or not own:
+                    self._asked = True
+                    yield response
+                    return
+                if last:
+                    raise refusal(self._http, response, writing=writing)
+                challenge = response.headers.get("WWW-Authenticate", "")
+            self._authorization.meet(challenge, scopes, refused=sent.get("Authorization"))
+            if isinstance(body, Streamed):
+                raise Refusal("ended the authorization", id="not-allowed", retry=True, status=401)
 
-    def read(self, path: str, *, accept: str, limit: int) -> tuple[bytes, str]:
-        """The body at ``path`` below the repository, and its media type; retried, authorized where asked.
+    def refusal(self, response: Response, *, writing: bool = False) -> Refusal:
+        """The fault that an answer other than the wanted one is; reads its body."""
+        return refusal(self._http, response, writing=writing)
+
+    def ask(
+        self,
+        method: str,
+        address: str,
+        *,
+        expect: Collection[int],
+        writing: bool = False,
+        also: tuple[str, ...] = (),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        limit: int = 1 << 20,
+        stop: Stop | None = None,
+    ) -> Answer:
+        """A request and its answer, tried again while that may help.
+
+        Args:
+            method: the verb.
+            address: absolute, or below the repository.
+            expect: the statuses that are answers.
+            writing: ask for the right to write.
+            also: other repositories of the registry that are read from.
+            headers: sent as well.
+            body: sent as the body.
+            limit: most bytes of the answer.
+            stop: ends a wait early.
 
         Raises:
-            EnvbuildError: it cannot be read (exit 4).
+            EnvbuildError: what :mod:`envbuild.registry.refusals` names.
         """
-        effort = self._http.patience.start()
+        effort = self.patience.start(stop=stop)
         while True:
             try:
-                return self._read(path, accept, limit)
+                with self.open(
+                    method, address, writing=writing, also=also, headers=headers, body=body
+                ) as response:
+                    if response.status not in expect:
+                        raise self.refusal(response, writing=writing)
+                    return Answer(
+                        status=response.status,
+                        headers=response.headers,
+                        data=response.read(limit),
+                        url=response.url,
+                    )
             except Fault as fault:
                 if not effort.again(fault):
-                    raise failed(fault, self.label) from fault
+                    raise told(fault, self.label) from fault
 
-    def prepare(self, path: str, *, accept: str, limit: int) -> None:
-        """Meet the registry's challenge, if no request has done so yet, so that :meth:`headers` has the answer."""
-        if not self._asked:
-            self.read(path, accept=accept, limit=limit)
+    def pages(
+        self, address: str, *, expect: Collection[int], headers: Mapping[str, str] | None = None
+    ) -> Iterator[Answer]:
+        """An answer in pages, which ``Link`` headers chain (RFC 8288; distribution spec, "Listing Tags").
 
-    def _read(self, path: str, accept: str, limit: int) -> tuple[bytes, str]:
-        address = f"{self._reference.address}/{path}"
-        for last in (False, True):
-            with self._http.open(address, headers={"Accept": accept, **self.headers()}) as response:
-                if response.status == 200:
-                    self._asked = True
-                    media_type = response.headers.get("Content-Type", "").split(";")[0].strip()
-                    return response.read(limit), media_type
-                if response.status != 401 or last:
-                    fault = self._http.refusal(response)
-                    raise _with_login(fault) if response.status in {401, 403} else fault
-                challenge = _challenge(response.headers.get("WWW-Authenticate", ""))
-            with self._guard:
-                self._authorize(challenge)
-        raise AssertionError("unreachable")
+        Raises:
+            EnvbuildError: a page cannot be had, or there is no end of them (exit 4).
+        """
+        following = address
+        for _ in range(_PAGES):
+            answer = self.ask("GET", following, expect=expect, headers=headers, limit=_PAGE)
+            yield answer
+            links = _NEXT.findall(answer.headers.get("Link", ""))
+            if not links:
+                return
+            following = urljoin(answer.url, links[0])
+        raise told(Fault(f"answered in more than {_PAGES} pages", retry=False), self.label)
 
-    def _authorize(self, challenge: tuple[str, dict[str, str]]) -> None:
-        """Answer a challenge (RFC 9110, section 11; distribution's token authentication)."""
-        self._challenge = challenge
-        scheme, parameters = challenge
-        credentials = find_credentials(self._reference.accounts, self._environ)
-        if scheme == "basic":
-            if credentials is None or not credentials.user:
-                raise Fault("asks for a password", retry=False, status=401, hint=_LOGIN)
-            self._header, self._ends = credentials.basic, float("inf")
-            return
-        realm = parameters.get("realm", "")
-        parts = urlsplit(realm)
-        safe = parts.scheme == "https" or (parts.scheme == "http" and is_loopback(parts.hostname or ""))
-        if scheme != "bearer" or not safe:
-            raise Fault("asks for a way to log in that is not known or not safe", retry=False, status=401)
-        query = {"scope": parameters.get("scope", f"repository:{self._reference.repository}:pull")}
-        if "service" in parameters:
-            query["service"] = parameters["service"]
-        if credentials is not None and credentials.identity_token is not None:
-            form = {
-                "grant_type": "refresh_token",
-                "refresh_token": credentials.identity_token,
-                "client_id": "envbuild",
-                **query,
-            }
-            answer = self._token(realm, None, form)
-        else:
-            headers = {"Authorization": credentials.basic} if credentials is not None else None
-            answer = self._token(f"{realm}{'&' if parts.query else '?'}{urlencode(query)}", headers, None)
-        token = answer.get("token") or answer.get("access_token")
-        if not isinstance(token, str):
-            raise Fault("gave no token", retry=False, status=401, hint=_LOGIN)
-        life = answer.get("expires_in")
-        self._header = f"Bearer {token}"
-        self._ends = time.monotonic() + (float(life) if isinstance(life, int | float) else _SHORTEST)
+    def location(self, answer: Answer | Response) -> str:
+        """Where the answer says to go on: absolute or relative (RFC 9110, section 10.2.2).
 
-    def _token(
-        self, url: str, headers: Mapping[str, str] | None, form: Mapping[str, str] | None
-    ) -> dict[str, object]:
-        method = "GET" if form is None else "POST"
-        with self._http.open(url, headers=headers, method=method, form=form) as response:
-            if response.status != 200:
-                fault = self._http.refusal(response)
-                raise _with_login(fault) if response.status in {400, 401, 403} else fault
-            data = response.read(1 << 20)
-        try:
-            value = json.loads(data)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise Fault("gave a token that is not JSON", retry=False)
-        return value
+        Raises:
+            Fault: nowhere, or from TLS to plain HTTP.
+        """
+        value = answer.headers.get("Location")
+        if not value:
+            raise Fault("does not say where to go on (no Location)", retry=False)
+        url = urljoin(answer.url, value)
+        if urlsplit(url).scheme != "https" and urlsplit(self.address).scheme == "https":
+            raise Fault(
+                "goes on without TLS",
+                retry=False,
+                hint="the registry does not know that a proxy speaks TLS for it: let the proxy send "
+                "X-Forwarded-Proto, or set relativeurls in the registry",
+            )
+        return url
 
 
-def _with_login(fault: Fault) -> Fault:
-    return Fault(f"{fault}: not allowed to read", retry=False, status=fault.status, hint=_LOGIN)
-
-
-def _challenge(header: str) -> tuple[str, dict[str, str]]:
-    scheme, _, rest = header.strip().partition(" ")
-    parameters = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(rest)}
-    return scheme.lower(), parameters
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)

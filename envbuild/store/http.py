@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -30,6 +30,14 @@ _CHUNK = 1 << 18
 _SHORT = 1 << 14
 _REDIRECTS = {301, 302, 303, 307, 308}
 AGENT = "envbuild"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Streamed:
+    """A body that is sent while it is made, once: ``length`` bytes, which ``pieces`` give."""
+
+    length: int
+    pieces: Iterable[bytes]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,23 +174,35 @@ class Http:
         headers: Mapping[str, str] | None = None,
         method: str = "GET",
         form: Mapping[str, str] | None = None,
+        body: bytes | Streamed | None = None,
     ) -> Iterator[Response]:
         """One request, redirects followed; the answer whatever its status. No second try.
 
-        ``form`` is sent as the body (``application/x-www-form-urlencoded``); then redirects are not followed.
+        Only reading follows redirects: where a body is sent, ``Location`` is the caller's.
+
+        Args:
+            url: where to; credentials in it are sent.
+            headers: sent as well; dropped when a redirect leaves the host.
+            method: the verb.
+            form: sent as the body (``application/x-www-form-urlencoded``).
+            body: sent as the body; what its pieces raise ends the request and comes out here, but for an
+                ``OSError``, which cannot be told from the connection's.
 
         Raises:
             Fault: no answer.
         """
+        if form is not None:
+            body = urlencode(form).encode()
+            headers = {**(headers or {}), "Content-Type": "application/x-www-form-urlencoded"}
         parts, own = split_credentials(url)
         sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **own, **(headers or {})}
         extra = dict(headers or {})
         for _ in range(10):
-            body = self._request(method, parts, self._with_netrc(parts, sent), form)
-            target = body.headers.get("Location")
-            if body.status not in _REDIRECTS or target is None or form is not None:
+            answer = self._request(method, parts, self._with_netrc(parts, sent), body)
+            target = answer.headers.get("Location")
+            if answer.status not in _REDIRECTS or target is None or method not in {"GET", "HEAD"}:
                 break
-            _done_with(body)
+            _done_with(answer)
             following, own = split_credentials(urljoin(urlunsplit(parts), target))
             if _origin(following) != _origin(parts):
                 extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
@@ -194,16 +214,16 @@ class Http:
             raise Fault("redirects without end", retry=False)
         try:
             yield Response(
-                status=body.status,
-                headers=body.headers,
+                status=answer.status,
+                headers=answer.headers,
                 url=urlunsplit(parts),
-                _body=body,
+                _body=answer,
                 _timeout=self._read_timeout,
             )
         except BaseException:
-            body.close()
+            answer.close()
             raise
-        _done_with(body)
+        _done_with(answer)
 
     def refusal(self, response: Response) -> Fault:
         """The fault that an answer other than the wanted one is."""
@@ -217,11 +237,13 @@ class Http:
         )
 
     def _request(
-        self, method: str, parts: SplitResult, headers: Mapping[str, str], form: Mapping[str, str] | None
+        self, method: str, parts: SplitResult, headers: Mapping[str, str], body: bytes | Streamed | None
     ) -> urllib3.BaseHTTPResponse:
-        data = urlencode(form).encode() if form is not None else None
-        if data is not None:
-            headers = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
+        data: bytes | Iterable[bytes] | None
+        if isinstance(body, Streamed):
+            data, headers = body.pieces, {**headers, "Content-Length": str(body.length)}
+        else:
+            data = body
         try:
             return self._manager(parts).request(
                 method,

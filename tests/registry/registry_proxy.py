@@ -1,4 +1,4 @@
-"""A proxy before a real registry on 127.0.0.1: it asks for tokens, cuts, delays, refuses, flips bytes, redirects."""
+"""A proxy before a real registry on 127.0.0.1: it asks for tokens, cuts, delays, refuses, flips bytes, lies."""
 
 from __future__ import annotations
 
@@ -7,55 +7,64 @@ import http.client
 import json
 import re
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
+
+_WRITES = {"POST", "PUT", "PATCH", "DELETE"}
+_PIECE = 1 << 16
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     server: RegistryProxy
 
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        form = {name: values[0] for name, values in parse_qs(body).items()}
-        self.server.token_requests.append({"method": "POST", **form})
-        known = form.get("refresh_token") == self.server.identity_token
-        self.send(
-            200 if known else 401,
-            json.dumps({"access_token": self.server.token}).encode() if known else b"{}",
-        )
-
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         owner = self.server
+        self.left = int(self.headers["Content-Length"] or 0)
         with owner.guard:
             owner.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
-            faults = [item for item in owner.faults if re.search(item[0], self.path)]
+            owner.calls.append(f"{self.command} {self.path}")
+            faults = [item for item in owner.faults if re.search(item[0], f"{self.command} {self.path}")]
             fault = faults[0][1] if faults else None
             if faults and not faults[0][2]:
                 owner.faults.remove(faults[0])
-        if self.path.startswith("/token"):
-            self.give_token()
-            return
-        if owner.token is not None and self.headers.get("Authorization") != f"Bearer {owner.token}":
-            scope = "repository:team/app:pull"
-            challenge = f'Bearer realm="{owner.realm}",service="the registry",scope="{scope}"'
-            self.send(401, b"{}", WWW_Authenticate=challenge)
-            return
         try:
-            if fault is None:
+            if self.path.startswith("/token"):
+                self.give_token()
+            elif owner.token is not None and self.headers.get("Authorization") != f"Bearer {owner.token}":
+                self.challenge()
+            elif fault is None:
                 self.forward()
             else:
                 fault(self)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def challenge(self) -> None:
+        name = self.path.removeprefix("/v2/").partition("/manifests/")[0].partition("/blobs/")[0]
+        verbs = "pull,push" if self.command in _WRITES else "pull"
+        realm = f'Bearer realm="{self.server.realm}",service="the registry",scope="repository:{name}:{verbs}"'
+        self.send(401, b"{}", WWW_Authenticate=realm)
+
     def give_token(self) -> None:
         owner = self.server
-        query = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+        if self.command == "POST":
+            form = {name: values[0] for name, values in parse_qs(b"".join(self.body()).decode()).items()}
+            owner.token_requests.append({"method": "POST", **form})
+            known = form.get("refresh_token") == owner.identity_token
+            self.send(
+                200 if known else 401, json.dumps({"access_token": owner.token}).encode() if known else b"{}"
+            )
+            return
+        query = {name: " ".join(values) for name, values in parse_qs(urlsplit(self.path).query).items()}
         owner.token_requests.append({"method": "GET", **query, "auth": self.headers.get("Authorization", "")})
         wanted = owner.account and "Basic " + base64.b64encode(owner.account.encode()).decode()
         if wanted and self.headers.get("Authorization") != wanted:
@@ -63,36 +72,78 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.send(200, json.dumps({"token": owner.token, "expires_in": owner.life}).encode())
 
+    def body(self, limit: int | None = None) -> Iterator[bytes]:
+        """The request's body, ``limit`` bytes of it at most."""
+        rest = self.left if limit is None else min(limit, self.left)
+        while rest and (piece := self.rfile.read(min(rest, _PIECE))):
+            rest -= len(piece)
+            self.left -= len(piece)
+            yield piece
+
     def send(self, status: int, body: bytes, **headers: str) -> None:
+        for _ in self.body():
+            pass
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-    def forward(self, *, change: Callable[[bytes], bytes] | None = None, cut: int | None = None) -> None:
+    def forward(
+        self,
+        *,
+        change: Callable[[bytes], bytes] | None = None,
+        change_sent: Callable[[bytes], bytes] | None = None,
+        cut: int | None = None,
+        keep: int | None = None,
+        answer: bool = True,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        """Ask the registry.
+
+        Args:
+            change: what becomes of the answer's body.
+            change_sent: what becomes of each piece of the request's body.
+            cut: bytes of the answer's body after which the connection ends.
+            keep: bytes of the request's body that the registry gets.
+            answer: whether the client hears of it.
+            headers: of the answer, in place of the registry's.
+        """
         connection = http.client.HTTPConnection("127.0.0.1", self.server.upstream, timeout=20)
-        names = ("Accept", "Range", "If-Range", "Authorization")
-        sent = {name: self.headers[name] for name in names if self.headers[name]}
-        if self.server.token is not None:
-            sent.pop("Authorization", None)
-        connection.request("GET", self.path, headers=sent)
-        answer = connection.getresponse()
-        body = answer.read()
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name in ("Host", "Accept", "Range", "If-Range", "Content-Range", "Content-Type", "Authorization"):
+            if self.headers[name] and not (name == "Authorization" and self.server.token is not None):
+                connection.putheader(name, self.headers[name])
+        connection.putheader("Content-Length", str(self.left if keep is None else min(keep, self.left)))
+        connection.endheaders()
+        for piece in self.body(keep):
+            connection.send(piece if change_sent is None else change_sent(piece))
+        response = connection.getresponse()
+        body = response.read()
         connection.close()
+        if not answer:
+            self.hang_up()
+            return
         if change is not None:
             body = change(body)
-        self.send_response(answer.status)
-        for name in ("Content-Type", "Content-Range", "ETag", "Docker-Content-Digest", "WWW-Authenticate"):
-            if answer.headers[name]:
-                self.send_header(name, answer.headers[name])
-        self.send_header("Content-Length", str(len(body)))
+        self.send_response(response.status)
+        for name, value in {**dict(response.headers.items()), **(headers or {})}.items():
+            if name.lower() not in {"content-length", "date", "server", "connection", "transfer-encoding"}:
+                self.send_header(name, value)
+        length = response.headers["Content-Length"] if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length or "0")
         self.end_headers()
-        self.wfile.write(body if cut is None else body[:cut])
+        if self.command != "HEAD":
+            self.wfile.write(body if cut is None else body[:cut])
         if cut is not None:
             self.wfile.flush()
             self.close_connection = True
+
+    def hang_up(self) -> None:
+        """End the connection without an answer, and without reading the rest."""
+        self.close_connection = True
 
 
 Fault = Callable[[Handler], None]
@@ -104,6 +155,58 @@ def cut(after: int) -> Fault:
 
 def status(code: int, **headers: str) -> Fault:
     return lambda handler: handler.send(code, b"{}", **headers)
+
+
+def delay(seconds: float) -> Fault:
+    def wait(handler: Handler) -> None:
+        time.sleep(seconds)
+        handler.forward()
+
+    return wait
+
+
+def refuse(code: int, error: str, message: str = "", **headers: str) -> Fault:
+    """An error as registries word it."""
+    body = json.dumps({"errors": [{"code": error, "message": message}]}).encode()
+    return lambda handler: handler.send(code, body, **headers)
+
+
+def cut_upload(after: int) -> Fault:
+    """The registry gets ``after`` bytes of the body, and the client no answer."""
+    return lambda handler: handler.forward(keep=after, answer=False)
+
+
+def lose_upload(after: int) -> Fault:
+    """As a proxy that holds bodies back: the registry gets nothing, and the client no answer."""
+
+    def lose(handler: Handler) -> None:
+        for _ in handler.body(after):
+            pass
+        handler.hang_up()
+
+    return lose
+
+
+def lose_answer(handler: Handler) -> None:
+    """The registry does what it is asked, and the client hears nothing of it."""
+    handler.forward(answer=False)
+
+
+def flip_sent(handler: Handler) -> None:
+    handler.forward(change_sent=lambda piece: bytes([piece[0] ^ 1]) + piece[1:])
+
+
+def claim(**headers: str) -> Fault:
+    """The registry's answer with other headers."""
+    return lambda handler: handler.forward(
+        headers={name.replace("_", "-").title(): value for name, value in headers.items()}
+    )
+
+
+def expire(handler: Handler) -> None:
+    """The token ends now, whatever was said of its life."""
+    handler.server.token = f"{handler.server.token}-new"
+    handler.challenge()
 
 
 def flip(at: int) -> Fault:
@@ -126,7 +229,7 @@ def redirect(to: str) -> Fault:
 
 
 class RegistryProxy(ThreadingHTTPServer):
-    """``faults`` are (pattern of the path, fault, whether it stays)."""
+    """``faults`` are (pattern of verb and path, fault, whether it stays); ``calls`` are verbs and paths."""
 
     daemon_threads = True
 
@@ -137,6 +240,7 @@ class RegistryProxy(ThreadingHTTPServer):
         self.realm = f"http://{self.host}/token"
         self.faults: list[tuple[str, Fault, bool]] = []
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.calls: list[str] = []
         self.token_requests: list[dict[str, str]] = []
         self.token: str | None = None
         self.identity_token = ""

@@ -111,7 +111,7 @@ def test_the_files_are_asked_in_order(home: Path) -> None:
 
 
 def test_docker_hub_has_a_name_of_its_own(home: Path) -> None:
-    accounts = parse_reference("debian@sha256:" + "0" * 64).accounts
+    accounts = parse_reference("debian@sha256:" + "0" * 64).repository.accounts
     (home / ".docker" / "config.json").write_text(
         json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": auth("hub:1")}}})
     )

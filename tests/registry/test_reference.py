@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.registry import parse_reference
+from envbuild.registry import base_address, parse_reference
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -30,7 +30,7 @@ DIGEST = "sha256:" + "ab" * 32
 )
 def test_addresses(text: str, address: str) -> None:
     reference = parse_reference(f"{text}@{DIGEST}")
-    assert reference.address == address
+    assert base_address(reference.repository, {}) == address
     assert reference.digest == DIGEST
     assert parse_reference(str(reference)) == reference
 
@@ -75,4 +75,4 @@ def test_any_text_is_read_or_refused(text: str) -> None:
         assert error.id == "bad-image-reference"  # noqa: PT017 - most texts are refused, some are read
     else:
         assert parse_reference(str(reference)) == reference
-        assert " " not in reference.address
+        assert " " not in base_address(reference.repository, {})
