@@ -11,7 +11,9 @@ from envbuild.gate import Subject, expect, subject_of
 from envbuild.image.assemble import Built, Workshop, assemble
 from envbuild.image.locked import unpacked_image
 from envbuild.image.plan import ImageBase
+from envbuild.layers.licences import add_licences
 from envbuild.lock import Lock, lock_bytes
+from envbuild.lock.licences import known_licences, with_licences
 from envbuild.oci.image import Image
 from envbuild.recipe import Recipe
 from envbuild.smoke.model import Expectations
@@ -78,7 +80,7 @@ def build(context: Context, ref: str, *, base: str | None = None, unpacked: bool
     else:
         built = assemble(lock, workshop, base=_pulled(context, base, workshop) if base else None)
     if base is None:
-        lock = _remember(context, recipe, lock, built)
+        lock = _remember(context, recipe, lock, built, store)
     return Ready(
         recipe=recipe,
         lock=lock,
@@ -111,11 +113,12 @@ def named(store: Store, image: Image, name: str) -> ImageRef:
     return ImageRef.read(store.layout, image.digest, (name,))
 
 
-def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built) -> Lock:
-    """Write what was built into the lock, the first time."""
+def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built, store: Store) -> Lock:
+    """Write what was built into the lock, the first time; the licences too, since the files are at hand then."""
     native = replace(lock.native, wheel=built.operator) if lock.native else None
-    full = replace(lock, native=native, image=built.lock)
+    full = with_licences(replace(lock, native=native, image=built.lock), known_licences([lock]))
     if lock_bytes(full) != lock_bytes(lock):
+        full = add_licences(full, store, context.terminal.progress)
         replace_file(recipe.lock_path, lock_bytes(full))
         context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
     return full

@@ -22,6 +22,7 @@ _INDEX = {
     "sdist": re.compile(r"python"),
     "deb": re.compile(r"debian/[a-z-]+/[a-z-]+"),
 }
+_LICENCE = re.compile(r"[^\x00-\x1f\x7f]+")
 _FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
 
 
@@ -72,8 +73,9 @@ def _plain(lock: Lock) -> dict[str, Any]:
     value = asdict(lock)
 
     def shorten(artifact: dict[str, Any] | None) -> None:
-        if artifact is not None and artifact["uploaded"] is None:
-            del artifact["uploaded"]
+        for name in ("uploaded", "licence"):
+            if artifact is not None and artifact[name] is None:
+                del artifact[name]
 
     for layer in value["image"]["layers"] if lock.image else ():
         for name in ("toc", "tar_size"):
@@ -156,3 +158,5 @@ def artifact_problems(artifact: Artifact) -> Iterator[str]:
         yield f"index is {json.dumps(artifact.index)}, which no {artifact.kind} comes from"
     if artifact.uploaded is not None and not _TIME.fullmatch(artifact.uploaded):
         yield f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
+    if artifact.licence is not None and not _LICENCE.fullmatch(artifact.licence):
+        yield f"licence is {json.dumps(artifact.licence[:80])}, but must be one line of text"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from envbuild.oci.layer import Layer
@@ -21,7 +21,9 @@ class Artifact:
     ``file`` is the wheel's or sdist's file name, or a .deb's path in its repository (``pool/main/…``).
     ``size`` is in bytes, ``sha256`` 64 hex digits. ``index`` is an alias: ``python``,
     ``debian/<suite>/<component>``, or ``built``.
-    ``uploaded`` is the index's upload time (RFC 3339, UTC), where it tells one.
+    ``uploaded`` is the index's upload time (RFC 3339, UTC), where it tells one. ``licence`` is what the file says of
+    itself, an SPDX expression where one is known, else a short text; read when it is at hand, and no part of what
+    the artifact is: two that differ only in it are equal.
     """
 
     kind: Kind
@@ -32,6 +34,7 @@ class Artifact:
     sha256: str
     index: str
     uploaded: str | None = None
+    licence: str | None = field(default=None, compare=False)
 
     @property
     def basename(self) -> str:

@@ -12,6 +12,7 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.compare import debian_request, follows, python_request
 from envbuild.lock.debian.resolve import DebianResolver, toolchain_from_debian
 from envbuild.lock.indexes import Indexes
+from envbuild.lock.licences import known_licences, with_licences
 from envbuild.lock.model import FORMAT, Artifact, Lock, NativeLock
 from envbuild.lock.python.resolve import PythonPart, PythonResolver
 from envbuild.progress import Progress
@@ -172,6 +173,8 @@ class _Work:
             format=FORMAT, ref=self.recipe.ref, recipe=self.recipe.to_dict(), resolved=date,
             created=_created(python, date), debian=debian, python=python.image, native=native, image=None,
         )  # fmt: skip
+        lock = with_licences(lock, known_licences(self._before()))
+        native = lock.native
         same = [old.native for old in self._before() if old.native and _same_operator(old, lock)]
         if native and same:
             native = replace(native, wheel=same[-1].wheel)

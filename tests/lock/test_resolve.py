@@ -10,6 +10,7 @@ from lockworld import World
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import Artifact, ImageLock, Lock, lock_bytes
+from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.oci.layer import Layer
 
 DIGEST = "sha256:" + "0" * 64
@@ -194,6 +195,19 @@ class TestLockingAgain:
         assert {name for name in after if after[name] != before.get(name)} == {"tqdm"}
         assert after["tqdm"].version == "5.0"
         assert second.debian == first.debian
+
+    def test_an_upgrade_keeps_the_licences_of_what_stays(self, lock: Locker, world: World) -> None:
+        first = built(lock())
+        first = with_licences(first, {item.sha256: f"LicenseRef-{item.name}" for item in artifacts_of(first)})
+        assert lock_bytes(lock(previous=first)) == lock_bytes(first)
+        world.index.wheel("tqdm", "5.0")
+        second = lock(previous=first, upgrade=["tqdm"])
+        told = {item.name: item.licence for item in (*second.debian, *second.python)}
+        assert {name for name, licence in told.items() if licence is None} == {"tqdm"}
+        assert all(licence == f"LicenseRef-{name}" for name, licence in told.items() if name != "tqdm")
+        assert second.native is not None
+        assert second.native.source.licence == "LicenseRef-deepspeed"
+        assert all(item.licence for item in (*second.native.toolchain, *second.native.build))
 
     def test_upgrade_moves_what_must_follow(self, lock: Locker, world: World) -> None:
         first = lock()
