@@ -134,10 +134,10 @@ def parse_envelope(data: bytes, *, where: str) -> Envelope:
     """
     try:
         return msgspec.json.decode(data, type=Envelope)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
             value = msgspec.json.decode(data)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             value = None
         if isinstance(value, dict) and value.get("kind") == "envbuild.verdict":
             raise _unsigned(where) from None

@@ -117,7 +117,7 @@ def _bundle(envelope: Envelope, signature: Signature) -> bytes:
 def _parse(data: bytes, where: str) -> _Bundle:
     try:
         bundle = msgspec.json.decode(data, type=_Bundle)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _bad(f"it cannot be read: {error}", where) from None
     if bundle.media_type not in _READ:
         raise _bad(f"its media type is {bundle.media_type!r}; {MEDIA_TYPE!r} is read", where)

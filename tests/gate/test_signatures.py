@@ -229,6 +229,7 @@ def test_a_truncated_payload_is_refused(envelope, key):
         b"[]",
         b"{}",
         b"\xff",
+        b'{"payload": "\xff"}',
         b"[" * 100_000,
         b'{"payload": 1}',
         b'{"payload": "", "payloadType": "x"}',

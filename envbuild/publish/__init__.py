@@ -1,0 +1,1 @@
+"""Publishing: push, SBOM, provenance, verdict, the tag; pull and verify what somebody published."""
