@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class Checkout:
             check=False,
             timeout=280,
         )
-        assert "Traceback" not in done.stderr, done.stderr
+        assert not re.search("^Traceback", done.stderr, re.MULTILINE), done.stderr
         return done
 
     def with_env(self, **variables: str) -> Checkout:
