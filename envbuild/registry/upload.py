@@ -238,7 +238,7 @@ class Upload:
         if self._step is not _Step.PIECE or not isinstance(fault, Refusal):
             return False
         if fault.status == 416:
-            return self._told
+            return self._told or self._way is not Way.PIECES
         return fault.status in _MISUNDERSTOOD and fault.id in {"registry-failed", "registry-read-only"}
 
     def _cancel(self) -> None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from modern_registry import ModernRegistry
 from registry_proxy import RegistryProxy
 from registry_server import start_registry
 
 from envbuild.oci.image import Image, RunConfig
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
+from envbuild.registry import Remote, parse_repository
 from envbuild.store import Http, Store
 from envbuild.store.retry import Patience
 
@@ -133,3 +135,42 @@ def http(tmp_path: Path) -> Http:
         read_timeout=1,
         patience=Patience(tries=3, first=0.01, longest=0.02, longest_asked=0.05),
     )
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Iterator[int]:
+    """The port of a real registry that has nothing yet."""
+    folder = tmp_path / "empty-registry"
+    folder.mkdir()
+    process, port = start_registry(folder)
+    yield port
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def front(empty: int) -> Iterator[RegistryProxy]:
+    """A proxy before the empty registry."""
+    proxy = RegistryProxy(empty)
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def modern() -> Iterator[ModernRegistry]:
+    registry = ModernRegistry()
+    yield registry
+    registry.close()
+
+
+Connect = Callable[..., Remote]
+
+
+@pytest.fixture
+def connect(http: Http) -> Connect:
+    """Makes the client of a repository at ``host``."""
+
+    def make(host: object, repository: str = "team/app", **environ: str) -> Remote:
+        return Remote(parse_repository(f"{host}/{repository}"), http=http, environ=environ)
+
+    return make

@@ -30,16 +30,12 @@ class Handler(BaseHTTPRequestHandler):
         with owner.guard:
             owner.requests.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
             owner.calls.append(f"{self.command} {self.path}")
-            faults = [item for item in owner.faults if re.search(item[0], f"{self.command} {self.path}")]
-            fault = faults[0][1] if faults else None
-            if faults and not faults[0][2]:
-                owner.faults.remove(faults[0])
         try:
             if self.path.startswith("/token"):
                 self.give_token()
             elif owner.token is not None and self.headers.get("Authorization") != f"Bearer {owner.token}":
                 self.challenge()
-            elif fault is None:
+            elif (fault := owner.fault(f"{self.command} {self.path}")) is None:
                 self.forward()
             else:
                 fault(self)
@@ -249,6 +245,16 @@ class RegistryProxy(ThreadingHTTPServer):
         self.guard = threading.Lock()
         self.closing = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def fault(self, call: str) -> Fault | None:
+        """The fault whose turn it is."""
+        with self.guard:
+            for item in self.faults:
+                if re.search(item[0], call):
+                    if not item[2]:
+                        self.faults.remove(item)
+                    return item[1]
+        return None
 
     def handle_error(self, *_: object) -> None:
         """A client that hangs up is part of the tests; nothing is printed."""
