@@ -62,7 +62,8 @@ if git diff --cached --quiet; then
     echo 'nothing to propose'
     exit
 fi
-git -c user.name='envbuild updates' -c user.email="$email" commit --quiet -m "$title" -m "$(cat "$proposal")"
+export GIT_AUTHOR_NAME='envbuild updates' GIT_AUTHOR_EMAIL="$email" GIT_COMMITTER_NAME='envbuild updates' GIT_COMMITTER_EMAIL="$email"
+git commit --quiet -m "$title" -m "$(cat "$proposal")"
 
 there=
 if with_token fetch --quiet "$remote" "refs/heads/$branch" 2>/dev/null; then
