@@ -19,6 +19,7 @@ _EARLY = 10.0
 """Seconds before its end that a token counts as over."""
 _SHORTEST = 60.0
 """A token's life in seconds where the answer names none (distribution spec, "Token Response Fields")."""
+_OLD = f"does not take the token of {TOKEN}: it is wrong or has expired"
 
 Scopes = tuple[str, ...]
 
@@ -42,6 +43,7 @@ class Authorization:
         self._environ = environ
         self._guard = threading.Lock()
         self._challenge: tuple[str, dict[str, str]] | None = None
+        self._ready = False
         self._headers: dict[Scopes, tuple[str, float]] = {}
 
     def headers(self, scopes: Scopes) -> dict[str, str]:
@@ -70,8 +72,12 @@ class Authorization:
                 return  # another thread has been here
             self._challenge = _parse(challenge)
             header = self._answer(scopes)
-            if header == refused and not header.startswith("Basic "):
-                raise _not_allowed(f"does not take the token of {TOKEN}: it is wrong or has expired", scopes)
+            if header == refused and self._ready:
+                raise _not_allowed(_OLD, scopes)
+
+    def refused(self, fault: Refusal, scopes: Scopes) -> Refusal:
+        """The fault that an answer 401 to an authorized request is: ``fault``, or what is known better."""
+        return _not_allowed(_OLD, scopes) if self._ready else fault
 
     def _answer(self, scopes: Scopes) -> str:
         """Answer the challenge (RFC 9110, section 11), and remember the header."""
@@ -83,7 +89,7 @@ class Authorization:
                 raise _not_allowed("asks for a password", scopes)
             header, life = credentials.basic, float("inf")
         elif scheme == "bearer" and credentials is not None and credentials.bearer is not None:
-            header, life = f"Bearer {credentials.bearer}", float("inf")
+            header, life, self._ready = f"Bearer {credentials.bearer}", float("inf"), True
         else:
             header, life = self._token(scheme, parameters, credentials, scopes)
         self._headers[scopes] = header, time.monotonic() + life

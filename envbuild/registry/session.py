@@ -107,7 +107,7 @@ class Session:
                     yield response
                     return
                 if last:
-                    raise refusal(self._http, response, writing=writing)
+                    raise self._authorization.refused(self.refusal(response, writing=writing), scopes)
                 challenge = response.headers.get("WWW-Authenticate", "")
             self._authorization.meet(challenge, scopes, refused=sent.get("Authorization"))
             if isinstance(body, Streamed):
@@ -153,7 +153,7 @@ class Session:
                     method, address, writing=writing, also=also, headers=headers, body=body
                 ) as response:
                     if response.status not in expect:
-                        raise self.refusal(response, writing=writing)
+                        raise self._in_words(method, address, self.refusal(response, writing=writing))
                     return Answer(
                         status=response.status,
                         headers=response.headers,
@@ -163,6 +163,14 @@ class Session:
             except Fault as fault:
                 if not effort.again(fault):
                     raise told(fault, self.label) from fault
+
+    def _in_words(self, method: str, address: str, fault: Refusal) -> Refusal:
+        """An answer to HEAD has no body that says why: ask with GET, where the registry knows the reason."""
+        if method == "HEAD" and fault.status == 400:
+            with self.open("GET", address) as response:
+                if response.status == 400:
+                    return self.refusal(response)
+        return fault
 
     def pages(
         self, address: str, *, expect: Collection[int], headers: Mapping[str, str] | None = None
