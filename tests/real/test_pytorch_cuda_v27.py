@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from realimage import REF, ROOT, Real, locked_digest
+from sbomagreement import DPKG, compare, debian_of, python_of
 
 from envbuild.engine import ImageRef, Mount, Streams, detect
 from envbuild.gate import expect, stage, suite_command
@@ -85,6 +86,15 @@ def test_what_the_table_in_the_docs_promises(real: Real) -> None:
     assert seen["walked"] > 10_000
     assert seen["of another time"] == []
     assert docker("image", "inspect", "--format", "{{json .Config.Cmd}}", CANDIDATE).strip() == '["bash"]'
+
+
+def test_the_bill_of_materials_agrees_with_what_is_installed(real: Real) -> None:
+    bill = real.envbuild("export", REF, "--format", "sbom").stdout.encode()
+    debian = debian_of(in_docker(*DPKG))
+    python = python_of(in_docker("python", "-m", "pip", "list", "--format", "json"))
+    compare(bill, debian=debian, python=python)
+    unnamed = [item["name"] for item in json.loads(bill)["components"] if not item.get("licenses")]
+    assert unnamed == []
 
 
 def test_pip_installs_in_the_image(real: Real, tmp_path: Path) -> None:
