@@ -86,7 +86,7 @@ def pull_image(
         top, media_type = _manifest(digest, session, store)
     blobs = _blobs(top, name)
 
-    fetching = _Fetching(session, digest, store, http, jobs, progress)
+    fetching = _Fetching(session, store, http, jobs, progress)
     if has_layer is None:
         fetching.bring(blobs)
     else:
@@ -108,11 +108,8 @@ def pull_image(
 class _Fetching:
     """The blobs of one image, from the registry into the layout."""
 
-    def __init__(
-        self, session: Session, digest: str, store: Store, http: Http, jobs: int, progress: Progress
-    ) -> None:
+    def __init__(self, session: Session, store: Store, http: Http, jobs: int, progress: Progress) -> None:
         self._session = session
-        self._digest = digest
         self._store = store
         self._http = http
         self._jobs = jobs
@@ -121,8 +118,6 @@ class _Fetching:
 
     def bring(self, blobs: Sequence[Descriptor]) -> None:
         layout = self._store.layout
-        if not all(layout.has(blob.digest, blob.size) for blob in blobs):
-            self._session.prepare(self._digest)
         self.fetched += fetch(
             self._store,
             [_wanted(blob, self._session) for blob in blobs],

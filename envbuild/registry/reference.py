@@ -71,12 +71,10 @@ def parse_repository(text: str) -> Repository:
     name, at, _ = text.partition("@")
     registry, path = _split(name)
     repository, colon, _ = path.partition(":")
-    if at or colon:
-        raise _bad_repository(
-            text, "names a tag or a digest, and only a repository is wanted", f"{registry}/{repository}"
-        )
     if not registry:
-        raise _bad_repository(text, "names no registry", f"REGISTRY/{path or 'REPOSITORY'}, with its host")
+        raise _bad_repository(
+            text, "names no registry", f"REGISTRY/{repository or 'REPOSITORY'}, with its host"
+        )
     found = _repository(registry, repository)
     if found is None:
         raise _bad_repository(
@@ -84,6 +82,8 @@ def parse_repository(text: str) -> Repository:
             "is not the name of a repository",
             "REGISTRY/REPOSITORY; a repository has lower-case letters, digits and . _ - / only",
         )
+    if at or colon:
+        raise _bad_repository(text, "names a tag or a digest, and only a repository is wanted", str(found))
     return found
 
 

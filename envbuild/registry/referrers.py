@@ -121,7 +121,7 @@ def _enter(session: Session, subject: str, entry: Descriptor) -> None:
         index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, entry.to_dict()]}
         put_manifest(session, canonical_json(index), INDEX, _tag(subject))
         took = time.monotonic() - began
-        time.sleep(max(_QUIET, 2 * took) * random.uniform(1, 2))  # noqa: S311 - spreads writers, guards nothing
+        time.sleep(max(_QUIET, 2 * took) * random.uniform(1, 1.5))  # noqa: S311 - spreads writers, guards nothing
     raise EnvbuildError(
         "referrers-busy",
         f"{session.label}: others keep replacing the index {_tag(subject)}, and {entry.digest} is not in it",

@@ -57,17 +57,14 @@ class Session:
         self._write = (f"repository:{repository.repository}:pull,push",)
 
     def source(self, digest: str) -> Source:
-        """Where a blob can be fetched. Its requests are authorized once the registry has asked for that."""
-        return Source(
-            url=f"{self.address}/blobs/{digest}",
-            label=self.label,
-            authorize=lambda: self._authorization.headers(self._read),
-        )
+        """Where :func:`envbuild.store.fetch.fetch` gets a blob; its requests are authorized as the registry asks."""
 
-    def prepare(self, reference: str) -> None:
-        """Meet the registry's challenge, by asking for a manifest if nothing was asked yet, for :meth:`source`."""
-        if not self._asked:
-            self.ask("HEAD", f"manifests/{reference}", expect={200, 404})
+        def authorize() -> dict[str, str]:
+            if not self._asked:
+                self.ask("HEAD", f"blobs/{digest}", expect={200, 404})
+            return self._authorization.headers(self._read)
+
+        return Source(url=f"{self.address}/blobs/{digest}", label=self.label, authorize=authorize)
 
     @contextmanager
     def open(

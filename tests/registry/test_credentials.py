@@ -116,3 +116,36 @@ def test_docker_hub_has_a_name_of_its_own(home: Path) -> None:
         json.dumps({"auths": {"https://index.docker.io/v1/": {"auth": auth("hub:1")}}})
     )
     assert pair(find_credentials(accounts, {"HOME": str(home)})) == ("hub", "1")
+
+
+def test_variables_come_first_and_for_one_registry_only(home: Path) -> None:
+    (home / ".docker" / "config.json").write_text(json.dumps({"auths": {HOST: {"auth": auth("docker:1")}}}))
+    config = json.dumps({"auths": {HOST: {"auth": auth("text:1")}, "p.org": {"auth": auth("text:2")}}})
+    environ = {"HOME": str(home)}
+    assert pair(find_credentials([HOST], environ)) == ("docker", "1")
+    environ["DOCKER_AUTH_CONFIG"] = config
+    assert pair(find_credentials([HOST], environ)) == ("text", "1")
+    environ |= {
+        "ENVBUILD_REGISTRY": f"{HOST}/team/app",
+        "ENVBUILD_REGISTRY_USER": "ci",
+        "ENVBUILD_REGISTRY_PASSWORD": "pw",
+    }
+    assert pair(find_credentials([HOST], environ)) == ("ci", "pw")
+    assert pair(find_credentials(["p.org"], environ)) == ("text", "2")
+    assert find_credentials(["q.org"], environ) is None
+    hub = parse_reference("debian@sha256:" + "0" * 64).repository.accounts
+    assert pair(find_credentials(hub, {**environ, "ENVBUILD_REGISTRY": "docker.io/team/app"})) == ("ci", "pw")
+
+
+def test_a_text_that_is_no_config_is_named(home: Path) -> None:
+    with pytest.raises(EnvbuildError, match="DOCKER_AUTH_CONFIG is not JSON"):
+        find_credentials([HOST], {"HOME": str(home), "DOCKER_AUTH_CONFIG": "{"})
+
+
+def test_a_ready_token_is_never_printed() -> None:
+    found = find_credentials(
+        [HOST], {"ENVBUILD_REGISTRY": f"{HOST}/team/app", "ENVBUILD_REGISTRY_TOKEN": "opaque"}
+    )
+    assert found is not None
+    assert found.bearer == "opaque"
+    assert "opaque" not in repr(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import make_image
 from contents import push
+from registry_proxy import RegistryProxy
 from registry_server import start_registry
 
 from envbuild.errors import EnvbuildError
@@ -176,8 +179,6 @@ def secure(tmp_path: Path, authority: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def resolve_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let ``envbuild.test`` mean this machine, as an entry in the hosts file would."""
-    import socket
-
     real = socket.getaddrinfo
 
     def resolve(host: object, *more: object, **named: object) -> object:
@@ -210,3 +211,27 @@ def test_plain_http_is_spoken_where_it_is_named(
     push_image(Remote(parse_repository(f"{host}/team/app"), http=http, environ=named), layout, image, "v1")
     with pytest.raises(EnvbuildError, match="TLS"):
         Remote(parse_repository(f"{host}/team/app"), http=http, environ={}).tags()
+
+
+def test_an_upload_does_not_go_on_without_tls(
+    empty: int,
+    authority: Path,
+    layout: Layout,
+    image: Image,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A registry does not know that a proxy speaks TLS for it, and names addresses without."""
+    resolve_to_loopback(monkeypatch)
+    proxy = RegistryProxy(empty)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority / "cert.pem", authority / "key.pem")
+    proxy.socket = context.wrap_socket(proxy.socket, server_side=True)
+    trusting = Http(environ={"HOME": str(tmp_path), "SSL_CERT_FILE": str(authority / "ca.pem")})
+    name = parse_repository(f"envbuild.test:{proxy.server_port}/team/app")
+    try:
+        with pytest.raises(EnvbuildError, match="goes on without TLS") as caught:
+            push_image(Remote(name, http=trusting, environ={}), layout, image)
+        assert "X-Forwarded-Proto" in caught.value.hint
+    finally:
+        proxy.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from contents import blob_of, push, random_bytes
 from modern_registry import ModernRegistry
-from registry_proxy import RegistryProxy, claim, expire, flip, flip_sent, refuse, status
+from registry_proxy import RegistryProxy, claim, expire, flip, flip_sent, redirect, refuse, status
 from registry_server import HTPASSWD, start_registry
 
 from envbuild.errors import EnvbuildError, Exit
@@ -278,6 +278,12 @@ def test_a_name_that_the_registry_does_not_take(front: RegistryProxy, connect: C
     front.faults = [(r"", refuse(400, "NAME_INVALID", "invalid repository name"), True)]
     error = refused(lambda: push(connect(front.host), BLOB))
     assert (error.id, error.exit) == ("bad-repository", Exit.USAGE)
+
+
+def test_content_follows_no_redirect(front: RegistryProxy, connect: Connect) -> None:
+    front.faults = [(r"^PATCH ", redirect(f"http://{front.host}"), True)]
+    error = refused(lambda: push(connect(front.host), BLOB))
+    assert "answered 307" in error.message
 
 
 def test_too_many_requests(front: RegistryProxy, connect: Connect) -> None:
