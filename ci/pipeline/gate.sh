@@ -3,7 +3,7 @@
 #
 # Besides what repository.sh reads:
 #   ENVBUILD_DIGEST        what publish.sh pushed
-#   ENVBUILD_SIGNING_KEY   the gate's key (PEM text): nothing but this job has it
+#   ENVBUILD_SIGNING_KEY   the gate's key (PEM text); the job that builds does not have it
 #   ENVBUILD_REPORT        a file that gets the verdict as well [default: verdict.json]
 #
 # Exit 6: the suite did not pass, or there are too few GPUs here; the verdict says why, and nothing gets a tag.

@@ -239,10 +239,10 @@ def test_a_fork_s_pull_request_gets_no_secret_and_no_machine_of_ours() -> None:
 
 
 def test_keys_that_sign_are_where_they_are_needed_only() -> None:
-    """The gate's key is a secret of an environment of its own; the job that promotes does not see it."""
+    """The gate's key is a secret of an environment of its own; the job that builds does not see it."""
     found = jobs(CI / "github/image.yml")
     assert {name: job["environment"] for name, job in found.items()} == {
-        "publish": "envbuild-build", "gate": "envbuild-gate", "promote": "envbuild-build",
+        "publish": "envbuild-build", "gate": "envbuild-gate", "promote": "envbuild-gate",
     }  # fmt: skip
     for path in GITHUB:
         for name, job in jobs(path).items():

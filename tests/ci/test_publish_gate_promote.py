@@ -13,6 +13,8 @@ from urllib.error import HTTPError
 
 import pytest
 from conftest import Checkout
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from smallimage import REF, SmallWorld
 from verdictmaker import signed, verdict_about
 
@@ -22,12 +24,14 @@ from envbuild.lock import read_lock
 pytestmark = pytest.mark.network
 
 GATE = SigningKey(seed=bytes(range(32)), where="the gate's")
+BUILD = SigningKey(seed=bytes(range(1, 33)), where="the builder's")
 
 
 @pytest.fixture
 def pipeline(on_small: Checkout, registry: str) -> Checkout:
     """The variables of one image's jobs, and the gate's public key in the checkout."""
-    (on_small.folder / "release-gate.pem").write_text(pem(GATE))
+    (on_small.folder / "release-gate.pem").write_text(GATE.public.pem)
+    (on_small.folder / "release-build.pem").write_text(BUILD.public.pem)
     return on_small.with_env(ENVBUILD_IMAGES=f"{registry}/Team", ENVBUILD_REF=REF)
 
 
@@ -48,15 +52,17 @@ def ask(registry: str) -> Callable[[str], Any]:
     return get
 
 
-def pem(key: SigningKey) -> str:
-    """The public half, as `envbuild key show` prints it."""
-    return key.public.pem
+def secret(key: SigningKey) -> str:
+    """The PEM text that a CI system keeps."""
+    private = Ed25519PrivateKey.from_private_bytes(key.seed)
+    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
 
 
 def published(pipeline: Checkout, tmp_path: Path, **variables: str) -> str:
     """The digest that publish.sh hands to the jobs that follow, in both systems' ways."""
     github, gitlab = tmp_path / "github-output", tmp_path / "image.env"
-    done = pipeline.step("publish.sh", GITHUB_OUTPUT=str(github), ENVBUILD_DOTENV=str(gitlab), **variables)
+    outputs = {"GITHUB_OUTPUT": str(github), "ENVBUILD_DOTENV": str(gitlab)}
+    done = pipeline.step("publish.sh", ENVBUILD_SIGNING_KEY=secret(BUILD), **outputs, **variables)
     assert done.returncode == 0, done.stderr
     digest = github.read_text().splitlines()[-1].removeprefix("digest=")
     assert gitlab.read_text() == f"ENVBUILD_DIGEST={digest}\n"
@@ -182,7 +188,7 @@ def attach(pipeline: Checkout, verdict: Path) -> None:
     script = pipeline.folder / "ci/pipeline/attach-for-the-test.sh"
     script.write_text("#!/bin/sh\nexec envbuild " + " ".join(command) + "\n")
     script.chmod(0o755)
-    done = pipeline.step(script.name, ENVBUILD_RECIPES="recipes")
+    done = pipeline.step(script.name, ENVBUILD_RECIPES="recipes", ENVBUILD_SIGNING_KEY=secret(BUILD))
     assert done.returncode == 0, done.stderr
 
 
@@ -190,18 +196,31 @@ def test_a_pass_gives_the_tag_and_moves_no_blob(
     pipeline: Checkout, proven: str, ask: Callable[[str], Any], tmp_path: Path
 ) -> None:
     bare = pipeline.with_env(ENVBUILD_STORE=str(tmp_path / "another-store"))
-    done = bare.step("promote.sh", ENVBUILD_DIGEST=proven)
+    done = bare.step("promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_SIGNING_KEY=secret(GATE))
     assert done.returncode == 0, done.stderr
     assert tags(ask) == ["v1"]
     assert ask("team/small/manifests/v1") == ask(f"team/small/manifests/{proven}")
-    again = bare.step("promote.sh", ENVBUILD_DIGEST=proven)
+    again = bare.step("promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_SIGNING_KEY=secret(GATE))
     assert again.returncode == 0, again.stderr
 
 
 def test_another_key_s_pass_gives_none(pipeline: Checkout, proven: str, ask: Callable[[str], Any]) -> None:
     stranger = SigningKey(seed=bytes(32), where="a stranger's")
-    (pipeline.folder / "release-gate.pem").write_text(pem(stranger))
-    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=proven)
+    (pipeline.folder / "release-gate.pem").write_text(stranger.public.pem)
+    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_SIGNING_KEY=secret(stranger))
+    assert done.returncode == 6, done.stderr
+    assert not tags(ask)
+
+
+def test_the_builder_s_pass_gives_none(
+    pipeline: Checkout, small: SmallWorld, tmp_path: Path, ask: Callable[[str], Any]
+) -> None:
+    """Whoever broke into the builder has its key, and may write to the registry."""
+    digest = published(pipeline, tmp_path)
+    verdict = tmp_path / "verdict.json"
+    passing(pipeline, small, verdict, BUILD)
+    attach(pipeline, verdict)
+    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=digest, ENVBUILD_SIGNING_KEY=secret(GATE))
     assert done.returncode == 6, done.stderr
     assert not tags(ask)
 
@@ -217,11 +236,13 @@ def test_a_tag_moves_only_when_it_is_said(
         headers={"Content-Type": "application/vnd.oci.image.manifest.v1+json"},
     )  # fmt: skip
     urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request).close()
-    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=proven)
+    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_SIGNING_KEY=secret(GATE))
     assert done.returncode != 0
     assert "--move-tag" in done.stderr
     assert ask("team/small/manifests/v1")["annotations"] == {"another": "image"}
-    done = pipeline.step("promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_MOVE_TAG="true")
+    done = pipeline.step(
+        "promote.sh", ENVBUILD_DIGEST=proven, ENVBUILD_MOVE_TAG="true", ENVBUILD_SIGNING_KEY=secret(GATE)
+    )
     assert done.returncode == 0, done.stderr
     assert ask("team/small/manifests/v1") == other
 
