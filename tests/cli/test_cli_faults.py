@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import signal
@@ -320,3 +321,17 @@ def test_the_small_lock_reads_back(cli: Cli) -> None:
     path = recipes / "small/v1/lock.json"
     assert read_lock(path) == lock
     assert lock_bytes(lock) == path.read_bytes()
+
+
+def test_a_lock_of_the_format_before_must_be_built_again(cli: Cli, recipes: Path) -> None:
+    """Its inputs hold, so that nothing is resolved again; only its digests do not."""
+    path = recipes / "pytorch-cuda/v2.7/lock.json"
+    document = json.loads(path.read_bytes())
+    for layer in document["image"]["layers"] if document["image"] else ():
+        layer.pop("toc", None)
+        layer.pop("tar_size", None)
+    path.write_text(json.dumps({**document, "format": 1}))
+    done = cli.fails(3, "lock-is-older", "lock", V27, "--check")
+    assert "must be built again" in done.err
+    assert f"`envbuild image {V27}`" in done.err
+    assert json.loads(path.read_bytes())["format"] == 1

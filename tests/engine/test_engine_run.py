@@ -9,12 +9,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from smallimage import make_wheel
 
 from envbuild.engine import Engine, ImageRef, Mount, RunCommand, Streams, detect
 from envbuild.engine.docker import Docker
 from envbuild.engine.oci import OciRuntime
 from envbuild.engine.roots import Roots
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.layers.estargz import TRACES
+from envbuild.layers.files import whiteout, write_files_layer
+from envbuild.layers.format import SITE
+from envbuild.layers.splice import write_wheel_layer
+from envbuild.layers.wheel import plan_wheel
 from envbuild.progress import SilentProgress
 from envbuild.sandbox import Sandbox
 from envbuild.store import Store
@@ -264,3 +270,21 @@ def test_a_terminal(engine: Engine, make_image: Make) -> None:
     assert status == 5, shown
     assert "[42]" in shown
     assert "\nterminal" in shown
+
+
+def test_the_form_of_wheel_layers_does_not_show(
+    run: Run, make_image: Make, store: Store, tmp_path: Path
+) -> None:
+    file, data = make_wheel("demo", "1.0")
+    (tmp_path / file).write_bytes(data)
+    plan = plan_wheel(tmp_path / file, file=file, sha256="0" * 64)
+    layer = write_wheel_layer("demo", [plan], store.layout, SilentProgress())
+    shown = make_image(layer)
+    hidden = make_image(
+        layer, write_files_layer("programs", [whiteout(path) for path in TRACES], store.layout)
+    )
+    status, out, err = run(shown, "ls", "-A", "/")
+    assert set(TRACES) <= set(out.split()), err
+    status, out, err = run(hidden, "sh", "-c", f"ls -A /; grep -c . /{SITE}/demo.py")
+    assert (status, out.splitlines()[-1]) == (0, "3"), err
+    assert not [name for name in out.split() if "stargz" in name or "prefetch" in name or ".wh." in name]

@@ -132,6 +132,12 @@ def test_the_number_of_layers_is_within_the_budget(path: Path) -> None:
     assert len(plan(read_lock(path)).layers) <= 40
 
 
+def test_the_topmost_layer_hides_what_the_form_of_wheel_layers_brings(lock: Lock) -> None:
+    """stargz.index.json and the landmark (stargz-snapshotter, docs/estargz.md), by whiteouts (layer.md)."""
+    hidden = {entry.path for entry in plan(lock).layers[-1].files if entry.path.startswith(".wh.")}
+    assert hidden == {".wh.stargz.index.json", ".wh..no.prefetch.landmark"}
+
+
 def test_programs_lie_on_top_so_that_changing_one_changes_one_layer(lock: Lock) -> None:
     assert plan(lock).layers[-1].name == "programs"
     assert "usr/local/bin/envbuild-doctor" in {entry.path for entry in plan(lock).layers[-1].files}

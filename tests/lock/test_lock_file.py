@@ -17,6 +17,7 @@ from envbuild.lock import (
     ImageLock,
     Lock,
     NativeLock,
+    is_older,
     lock_bytes,
     parse_lock,
     read_lock,
@@ -55,9 +56,11 @@ def full(**fields: Any) -> Lock:
         source=wheel("deepspeed", kind="sdist", file="deepspeed-1.0.tar.gz"), toolchain=(wheel("nvcc"), deb("toolkit")),
         build=(wheel("ninja"),), wheel=wheel("deepspeed", index="built", uploaded=None),
     )  # fmt: skip
-    layers = tuple(
-        Layer(name=name, digest=digest, diff_id=digest, size=5, artifacts=(name,))
-        for name in ("base", "torch")
+    layers = (
+        Layer(name="base", digest=digest, diff_id=digest, size=5, artifacts=("base",)),
+        Layer(
+            name="torch", digest=digest, diff_id=digest, size=5, toc=digest, tar_size=9, artifacts=("torch",)
+        ),
     )
     values: dict[str, Any] = {
         "format": 2, "ref": Ref(name="tiny", tag="v1"), "recipe": {"python": {"packages": ["a", "ü"]}, "torch": None},
@@ -136,6 +139,10 @@ def changed(change: Callable[[Any], object]) -> EnvbuildError:
         (lambda d: d["native"].pop("source"), "$.native"),
         (lambda d: d["image"].update(digest="sha256:1"), "$.image.digest"),
         (lambda d: d["image"]["layers"][1].update(diff_id="x"), "$.image.layers[1]"),
+        (lambda d: d["image"]["layers"][1].update(toc="x"), "$.image.layers[1].toc"),
+        (lambda d: d["image"]["layers"][1].update(tar_size=0), "$.image.layers[1].tar_size"),
+        (lambda d: d["image"]["layers"][1].pop("toc"), "$.image.layers[1]"),
+        (lambda d: d["image"]["layers"][0].update(tar_size=9), "$.image.layers[0]"),
         (lambda d: d.update(resolved="03.01.2026"), "$.resolved"),
         (lambda d: d.update(created="2026-01-02"), "$.created"),
         (lambda d: d.update(format="1"), "$.format"),
@@ -147,6 +154,33 @@ def test_what_cannot_be_is_refused_with_its_path(change: Callable[[Any], object]
     assert error.id == "lock-wrong"
     assert path in error.message
     assert "envbuild lock tiny:v1" in error.hint
+
+
+def test_only_layers_that_are_read_by_file_name_a_table_of_contents() -> None:
+    base, torch = json.loads(lock_bytes(full()))["image"]["layers"]
+    assert not {"toc", "tar_size"} & base.keys()
+    assert {"toc", "tar_size"} < torch.keys()
+
+
+def test_a_lock_of_format_1_is_one_whose_image_was_not_built_yet(tmp_path: Path) -> None:
+    """Its layers had other bytes; its inputs and the compiled operator are what they were."""
+    document = json.loads(lock_bytes(full()))
+    for layer in document["image"]["layers"]:
+        layer.pop("toc", None)
+        layer.pop("tar_size", None)
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps({**document, "format": 1}))
+    assert read_lock(path) == full(image=None)
+    assert is_older(path)
+    path.write_bytes(lock_bytes(read_lock(path)))
+    assert json.loads(path.read_bytes())["format"] == 2
+    assert not is_older(path)
+
+
+def test_no_format_is_guessed() -> None:
+    for number in (0, True, 1.0, "1", None):
+        error = changed(lambda document, number=number: document.update(format=number))
+        assert (error.id, "$.format" in error.message) == ("lock-wrong", True)
 
 
 def test_a_lock_of_a_newer_envbuild_says_so() -> None:

@@ -14,6 +14,7 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.progress import SilentProgress
+from envbuild.sandbox import Command, Rootfs
 from envbuild.sandbox.unpack import root_name, unpack_flat, unpack_layer, unpack_layers
 
 
@@ -211,6 +212,26 @@ def test_whiteouts_are_applied_when_layers_are_flattened(sandbox, tmp_path):
     assert files == {"etc/keep", "tree/c", "opaque/new", "usr/lib/one", "usr/lib/two", "was-a-folder"}
     assert os.readlink(root / "lib") == "usr/lib"
     assert root.name == root_name([diff_id for diff_id, _ in named])
+
+
+def test_a_whiteout_hides_the_file_where_layers_are_stacked(sandbox, root, tmp_path):
+    """Each layer has a root of its own, and overlayfs puts them together."""
+    layers = [
+        tar(entry("gone", b"1"), entry("folder/gone", b"1"), entry("kept", b"1")),
+        tar(entry(".wh.gone", b""), entry("folder/.wh.gone", b""), entry(".wh.never-was", b""), entry("kept", b"2"),
+            entry(".wh.kept", b"")),
+    ]  # fmt: skip
+    named = [(digest(layer), put(tmp_path, gzip.compress(layer))) for layer in layers]
+    lowers = unpack_layers(sandbox, named, tmp_path / "roots", jobs=2, progress=SilentProgress())
+    script = "ls -A / /folder; cat /kept"
+    with (tmp_path / "out").open("w+b") as out:
+        command = Command(argv=("sh", "-c", script), env={"PATH": "/usr/bin"})
+        assert sandbox.run(Rootfs(lowers=(root, *lowers)), command, stdout=out) == 0
+        out.seek(0)
+        seen = out.read().decode().split()
+    assert not {"gone", "never-was"} & set(seen)
+    assert {"folder", "kept"} < set(seen)
+    assert seen[-1] == "2"
 
 
 def test_the_name_of_a_flat_root_is_the_chain_id():

@@ -74,6 +74,23 @@ sys.exit(sh("chown 7:8 /etc/passwd; rm -r /etc; mkdir /etc; kill -9 $$", Rootfs(
     assert owner > 65535  # outside it is one of the user's subordinate ids
 
 
+def test_a_whiteout_hides_the_file_of_the_layer_below(unprivileged, work):
+    with tarfile.open(work / "hides", "w") as archive:
+        archive.addfile(tarfile.TarInfo("etc/.wh.passwd"))
+    code = (
+        PRELUDE
+        + UNPACK
+        + """
+import hashlib
+blob = work / "hides"
+above = unpack_layer(Sandbox.detect(), blob, "sha256:" + hashlib.sha256(blob.read_bytes()).hexdigest(), work / "roots")
+print(*(sh("test -e /etc/passwd", Rootfs(lowers=lowers)) for lowers in ((lower,), (lower, above))))
+"""
+    )
+    done = unprivileged.run(code, str(work))
+    assert done.stdout == "0 1\n", done.stderr
+
+
 def test_trees_of_other_owners_can_be_removed(unprivileged, work):
     code = (
         PRELUDE
