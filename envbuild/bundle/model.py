@@ -162,7 +162,7 @@ def read_index(folder: Path) -> Index:
         ) from error
     try:
         index = msgspec.json.decode(data, type=Index)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except ValueError as error:
         _refuse(path, str(error))
     for name, document in (("manifest", index.manifest), ("config", index.config)):
         if of_bytes(document.text.encode()) != document.digest:
@@ -184,7 +184,7 @@ def read_plan(data: bytes, index: Index, where: Path) -> Plan:
             plan = msgspec.json.decode(reader.read(_PLAN_LIMIT), type=Plan)
         config = msgspec.json.decode(index.config.text)
         wanted = config["rootfs"]["diff_ids"]
-    except (msgspec.DecodeError, zstandard.ZstdError, KeyError, TypeError) as error:
+    except (ValueError, zstandard.ZstdError, KeyError, TypeError) as error:
         _refuse(where, str(error))
     if wanted != [layer.diff_id for layer in plan.layers]:
         _refuse(where, "its layers are not those of the image's config")

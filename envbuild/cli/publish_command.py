@@ -17,6 +17,7 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import SignedVerdict, expect, promote, read_signed, require_image, subject_of
 from envbuild.image.locked import image_of
 from envbuild.lock import Lock
+from envbuild.lock.licences import artifacts_of
 from envbuild.oci.image import Image
 from envbuild.recipe import Recipe
 
@@ -166,6 +167,12 @@ def _publish(
     from envbuild.publish.publish import Order, publish
 
     key = own_key(context)
+    unknown = sum(artifact.licence is None for artifact in artifacts_of(lock))
+    if unknown:
+        context.terminal.progress.note(
+            f"the lock knows no licence of {unknown} packages, so the SBOM names none of theirs: they are read where the "
+            f"packages are, by `envbuild image {lock.ref}`"
+        )
     verdict = signed.data if signed is not None else None
     order = Order(
         lock=lock,

@@ -46,10 +46,10 @@ def command(context: Context, name: str, keys: tuple[Path, ...], plain_http: boo
     bad = [finding for finding in done.findings if finding.status != "holds"]
     refusal = None
     if bad:
-        told = "\n".join(f"  {finding.question}: {finding.text}" for finding in bad)
+        told = ", ".join(f"{finding.question} ({finding.status})" for finding in bad)
         refusal = EnvbuildError(
             "not-verified",
-            f"{found.pinned}: {len(bad)} of {len(done.findings)} questions are not answered well\n{told}",
+            f"of {len(done.findings)} things about {found.pinned} these do not hold: {told}",
             where=found.pinned,
             hint="give the publisher's public key with --key PEM; an image that lacks proofs is published again with "
             "`envbuild publish`, and proven with `envbuild smoke --attach` and `envbuild promote`",

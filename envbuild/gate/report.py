@@ -95,7 +95,7 @@ def parse_report(data: bytes, *, where: str) -> Report:
     try:
         report = msgspec.json.decode(data, type=Report)
         expectations = report.expected
-    except (msgspec.DecodeError, msgspec.ValidationError, BadExpectations) as error:
+    except (ValueError, BadExpectations) as error:
         refuse("bad-report", f"the suite's report cannot be read: {error}", where)
     if report.format != FORMAT:
         refuse("bad-report", f"the report has format {report.format}; this envbuild reads {FORMAT}", where)

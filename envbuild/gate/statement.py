@@ -110,7 +110,7 @@ def parse_statement(payload: bytes, *, where: str) -> Verdict:
     """
     try:
         value = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         refuse("bad-verdict", f"the signed content is no JSON: {error}", where)
     if not isinstance(value, dict) or value.get("_type") != STATEMENT:
         refuse("bad-verdict", f"the signed content is no in-toto statement ({STATEMENT})", where)

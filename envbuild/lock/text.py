@@ -41,7 +41,7 @@ def decode(
     """
     try:
         document = msgspec.json.decode(data)
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # msgspec's own, and UnicodeDecodeError
         cut = "is cut off" if "truncated" in str(error) else f"is not JSON: {error}"
         raise lock_error("lock-broken", f"the lock {cut}", path) from None
     if not isinstance(document, dict):

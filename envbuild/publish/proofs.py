@@ -111,7 +111,7 @@ def _read(remote: Remote, digest: str, referrer: Descriptor) -> Proof:
 def _manifest(data: bytes, digest: str) -> dict[str, Any]:
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except ValueError:  # msgspec's own, and UnicodeDecodeError
         value = None
     if not isinstance(value, dict):
         raise _bad(digest, "is no manifest")

@@ -253,7 +253,7 @@ def _status(proofs: Sequence[Proof], predicate: str) -> Status:
 def _json(data: bytes) -> dict[str, object]:
     try:
         value = msgspec.json.decode(data)
-    except msgspec.DecodeError:
+    except ValueError:  # msgspec's own, and UnicodeDecodeError
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -1,0 +1,163 @@
+"""The small image, a real registry, and the command line on both."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clirun import NOWHERE, Cli, Done
+from smallimage import REF, SmallWorld
+from verdictmaker import own_key, signed, verdict_about
+
+from envbuild.gate import SigningKey
+from envbuild.lock import Lock, lock_bytes, read_lock
+from envbuild.oci.image import Image
+from envbuild.store import Store
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
+from registry_server import start_registry  # shared with the client's own tests
+
+_ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
+GATE = SigningKey(seed=bytes(range(32)), where="the gate's")
+"""The key of a machine with GPUs."""
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Debian's docker-registry on 127.0.0.1, empty at first; its host and port."""
+    process, port = start_registry(tmp_path_factory.mktemp("published"))
+    yield f"127.0.0.1:{port}"
+    process.terminate()
+    process.wait()
+
+
+@dataclass(frozen=True)
+class Shop:
+    """The command line on the small image, a repository of its own, and a look at the registry without envbuild."""
+
+    cli: Cli
+    host: str
+    path: str
+    image: Image
+    lock: Lock
+    recipes: Path
+
+    @property
+    def repo(self) -> str:
+        return f"{self.host}/{self.path}"
+
+    @property
+    def store(self) -> Path:
+        return Path(self.cli.env["ENVBUILD_STORE"])
+
+    @property
+    def pinned(self) -> str:
+        return f"{self.repo}@{self.image.digest}"
+
+    def publish(self, *options: str, **env: str) -> Done:
+        return self.cli("publish", REF, self.repo, "--json", *options, env=env)
+
+    def with_env(self, **env: str) -> Shop:
+        return replace(self, cli=replace(self.cli, env={**self.cli.env, **env}))
+
+    def elsewhere(self, store: Path, home: Path) -> Shop:
+        """Another machine: a store, a home and so a key of its own, and no recipes."""
+        home.mkdir(exist_ok=True)
+        (home / "none").mkdir(exist_ok=True)
+        return self.with_env(ENVBUILD_STORE=str(store), HOME=str(home), ENVBUILD_RECIPES=str(home / "none"))
+
+    def verdict(self, key: SigningKey | None = None, **changes: Any) -> Path:
+        """The file of a passing verdict about the image, with changes, by this machine's key or another."""
+        about = verdict_about(self.image, self.lock, REF, self.recipes, **changes)
+        path = self.cli.folder / f"verdict-{time.monotonic_ns()}.json"
+        path.write_bytes(signed(about, key or own_key(Path(self.cli.env["HOME"]))))
+        return path
+
+    def pem(self, key: SigningKey) -> str:
+        path = self.cli.folder / f"{key.public.id[:8]}.pem"
+        path.write_text(key.public.pem)
+        return str(path)
+
+    def ask(self, path: str, *, repo: str | None = None) -> Any:
+        """The registry's answer as JSON, or its status where it refuses."""
+        request = urllib.request.Request(
+            f"http://{self.host}/v2/{repo or self.path}/{path}", headers={"Accept": _ACCEPT}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    def tags(self) -> list[str]:
+        """Tags that people gave: without the fallback's for referrers."""
+        answer = self.ask("tags/list")
+        names = answer["tags"] if isinstance(answer, dict) else None
+        return sorted(name for name in names or [] if not name.startswith("sha256-"))
+
+    def referrers(self, digest: str | None = None) -> list[dict[str, Any]]:
+        answer = self.ask(f"manifests/{(digest or self.image.digest).replace(':', '-')}")
+        return list(answer["manifests"]) if isinstance(answer, dict) else []
+
+
+@pytest.fixture
+def shop(tmp_path: Path, small: SmallWorld, registry: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    """Nothing but the registry can be reached; the lock names the image's digests."""
+    home, recipes = tmp_path / "home", tmp_path / "recipes"
+    home.mkdir()
+    shutil.copytree(small.recipes, recipes)
+    lock = replace(small.lock, image=small.built.lock)
+    path = recipes / REF.replace(":", "/") / "lock.json"
+    path.write_bytes(lock_bytes(lock))
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "ENVBUILD_STORE": str(small.store.root),
+        "ENVBUILD_RECIPES": str(recipes),
+        "ENVBUILD_PYTHON_INDEX": f"{NOWHERE}/simple",
+        "ENVBUILD_DEBIAN_MIRROR": f"{NOWHERE}/debian",
+        "UV_HTTP_RETRIES": "0",
+    }
+    yield Shop(
+        cli=Cli(folder=tmp_path, env=env),
+        host=registry,
+        path=f"team/{request.node.name.lower().replace('[', '-').strip(']')[:60].strip('-_.')}-{time.monotonic_ns()}",
+        image=small.built.image,
+        lock=read_lock(path),
+        recipes=recipes,
+    )
+    for name in list(small.store.layout.tags()):
+        small.store.layout.untag(name)
+    shutil.rmtree(small.store.root / "verdicts", ignore_errors=True)
+
+
+@pytest.fixture
+def bare_store(small: SmallWorld, tmp_path: Path) -> Iterator[Store]:
+    """A store with the small image's artifacts and nothing that was made of them."""
+    store = Store.open(tmp_path / "bare")
+    for artifact in (*small.lock.debian, *small.lock.python):
+        os.link(small.store.artifact(artifact.sha256), store.artifact(artifact.sha256))
+    yield store
+    small.remove_roots(store)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def run(*argv: str, **options: Any) -> str:
+    return subprocess.run(list(argv), check=True, stdout=subprocess.PIPE, text=True, **options).stdout
