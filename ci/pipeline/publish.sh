@@ -15,7 +15,11 @@ export ENVBUILD_RECIPES="${ENVBUILD_RECIPES:-recipes}" # the checkout's, not als
 . "$(dirname "$0")/repository.sh"
 told=$(mktemp)
 trap 'rm -f "$told"' EXIT
-envbuild publish "$ENVBUILD_REF" "$repository" --by-digest --json >"$told"
+set -- # what lies in the layer cache of the same registry is given to the repository there: it does not travel
+case ${ENVBUILD_LAYER_CACHE:-} in
+"${images%%/*}"/*) set -- --mount-from "${ENVBUILD_LAYER_CACHE#*/}" ;;
+esac
+envbuild publish "$ENVBUILD_REF" "$repository" --by-digest "$@" --json >"$told"
 digest=$(python3 -c 'import json, sys; print(json.load(sys.stdin)["digest"])' <"$told")
 printf '%s@%s\n' "$repository" "$digest"
 if [ -n "${GITHUB_OUTPUT:-}" ]; then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -67,6 +68,13 @@ def test_a_matrix_of_github_holds_plain_values(cli: Cli) -> None:
     every = list(entries(cli("matrix", "--json")).values())
     assert len({tuple(entry) for entry in every}) == 1
     assert not [value for entry in every for value in entry.values() if isinstance(value, dict | list)]
+
+
+def test_the_reference_has_every_key(cli: Cli) -> None:
+    page = (ROOT / "docs/reference/json.md").read_text()
+    section = page.partition("\n## envbuild matrix\n")[2].partition("\n## ")[0]
+    documented = set(re.findall(r"`include\[\]\.([a-z_]+)`", section))
+    assert documented == set(entries(cli("matrix", "--json"))["pytorch-cuda:v2.7"])
 
 
 def test_the_table(cli: Cli) -> None:

@@ -181,6 +181,19 @@ def test_every_variable_that_a_pipeline_sets_is_read() -> None:
             assert name in read, f"{path.name}: {name}"
 
 
+def test_the_how_to_names_only_what_is_read_and_what_is_there() -> None:
+    page = (ROOT / "docs/how-to/ci.md").read_text()
+    files = [*SCRIPTS, *GITHUB, *GITLAB, CI / "pipeline/child_pipeline.py"]
+    read = "".join(path.read_text() for path in files)
+    for name in set(re.findall(r"ENVBUILD_[A-Z_]+", page)):
+        assert name in read, name
+    for name in set(re.findall(r"\b[a-z-]+\.sh\b", page)):
+        assert CI / "pipeline" / name in SCRIPTS, name
+    for name in ("envbuild-build", "envbuild-gate"):
+        assert name in page
+        assert name in read
+
+
 # what they may
 
 
