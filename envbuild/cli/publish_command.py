@@ -170,8 +170,8 @@ def _publish(
     unknown = sum(artifact.licence is None for artifact in artifacts_of(lock))
     if unknown:
         context.terminal.progress.note(
-            f"the lock knows no licence of {unknown} packages, so the SBOM names none of theirs: they are read where the "
-            f"packages are, by `envbuild image {lock.ref}`"
+            f"the lock knows no licence of {unknown} packages, so the SBOM names none of theirs: they are read where "
+            f"the packages are, by `envbuild image {lock.ref}`"
         )
     verdict = signed.data if signed is not None else None
     order = Order(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+
 import pytest
 from conftest import GATE, Shop, run
 from registrywrites import BUNDLE, PROVENANCE, of_kind, put_manifest, statement
