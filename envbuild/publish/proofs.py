@@ -15,7 +15,7 @@ import msgspec
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
 from envbuild.progress import Progress
-from envbuild.registry.remote import Remote
+from envbuild.registry.remote import Attachment, Remote
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 CYCLONEDX = "application/vnd.cyclonedx+json"
@@ -62,19 +62,16 @@ def attach_proofs(
     Raises:
         EnvbuildError: exit 4, the registry fails.
     """
-    with progress.task("attach proofs", total=len(proofs), unit="files") as task:
-        attached = []
-        for proof in proofs:
-            attached.append(
-                remote.attach(
-                    subject,
-                    artifact_type=proof.artifact_type,
-                    blobs=[(proof.data, proof.artifact_type)],
-                    annotations=proof.annotations,
-                )
-            )
-            task.advance(1)
-    return attached
+    attachments = [
+        Attachment(
+            artifact_type=proof.artifact_type,
+            blobs=[(proof.data, proof.artifact_type)],
+            annotations=proof.annotations,
+        )
+        for proof in proofs
+    ]
+    with progress.task("attach proofs", unit="files"):
+        return remote.attach(subject, attachments)
 
 
 def read_proofs(remote: Remote, digest: str) -> list[Proof]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -45,17 +46,29 @@ def list_referrers(session: Session, digest: str, artifact_type: str | None = No
     return [item for item in found if artifact_type is None or item.artifact_type == artifact_type]
 
 
-def attach(
-    session: Session,
-    subject: Descriptor,
-    *,
-    artifact_type: str,
-    blobs: Sequence[tuple[bytes, str]],
-    annotations: Mapping[str, str],
-) -> Descriptor:
-    """Push a manifest that refers to ``subject``; see :meth:`envbuild.registry.remote.Remote.attach`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attachment:
+    """What is attached: its media type, its parts (content and media type), and what is said of it in lists."""
+
+    artifact_type: str
+    blobs: Sequence[tuple[bytes, str]]
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+def attach(session: Session, subject: Descriptor, attachments: Sequence[Attachment]) -> list[Descriptor]:
+    """Push manifests that refer to ``subject``; see :meth:`envbuild.registry.remote.Remote.attach`."""
+    pushed = [_refer(session, subject, attachment) for attachment in attachments]
+    unlisted = [entry for entry, listed in pushed if not listed]
+    if unlisted:
+        _enter(session, subject.digest, unlisted)
+    return [entry for entry, _ in pushed]
+
+
+def _refer(session: Session, subject: Descriptor, attachment: Attachment) -> tuple[Descriptor, bool]:
+    """Push one manifest; its entry in lists, and whether the registry itself lists it now (``OCI-Subject``)."""
     empty = _push_small(session, b"{}", EMPTY)
-    layers = [_push_small(session, data, media_type) for data, media_type in blobs] or [empty]
+    layers = [_push_small(session, data, media_type) for data, media_type in attachment.blobs] or [empty]
+    artifact_type, annotations = attachment.artifact_type, attachment.annotations
     manifest = {
         "schemaVersion": 2,
         "mediaType": MANIFEST,
@@ -77,9 +90,7 @@ def attach(
         annotations=annotations,
         artifact_type=artifact_type,
     )
-    if headers.get("OCI-Subject") is None:
-        _enter(session, subject.digest, entry)
-    return entry
+    return entry, headers.get("OCI-Subject") is not None
 
 
 def _push_small(session: Session, data: bytes, media_type: str) -> Descriptor:
@@ -111,20 +122,22 @@ def _index(session: Session, digest: str) -> list[dict[str, Any]]:
     return _entries(session, read_manifest(session, tag)[0])
 
 
-def _enter(session: Session, subject: str, entry: Descriptor) -> None:
-    """See that the fallback tag's index has ``entry``, whoever else writes it."""
+def _enter(session: Session, subject: str, wanted: Sequence[Descriptor]) -> None:
+    """See that the fallback tag's index has every one of ``wanted``, whoever else writes it."""
     for _ in range(_ROUNDS):
         began = time.monotonic()
         entries = _index(session, subject)
-        if any(item.get("digest") == entry.digest for item in entries):
+        there = {item.get("digest") for item in entries}
+        lacking = [entry.to_dict() for entry in wanted if entry.digest not in there]
+        if not lacking:
             return
-        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, entry.to_dict()]}
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, *lacking]}
         put_manifest(session, canonical_json(index), INDEX, _tag(subject))
         took = time.monotonic() - began
         time.sleep(max(_QUIET, 2 * took) * random.uniform(1, 1.5))  # noqa: S311 - spreads writers, guards nothing
     raise EnvbuildError(
         "referrers-busy",
-        f"{session.label}: others keep replacing the index {_tag(subject)}, and {entry.digest} is not in it",
+        f"{session.label}: others keep replacing the index {_tag(subject)}, and what was attached is not in it",
         hint="run the same command again when the others are done",
         exit=Exit.NETWORK,
         where=f"{session.name}:{_tag(subject)}",

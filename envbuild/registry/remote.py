@@ -12,13 +12,13 @@ from envbuild.registry.content import Blob, Sent
 from envbuild.registry.manifests import head_manifest, list_tags, put_manifest, read_manifest
 from envbuild.registry.push import push_all, push_blob
 from envbuild.registry.reference import Repository
-from envbuild.registry.referrers import attach, list_referrers
+from envbuild.registry.referrers import Attachment, attach, list_referrers
 from envbuild.registry.session import Session, Stop
 from envbuild.registry.upload import has_blob
 from envbuild.store.download import Source
 from envbuild.store.http import Http
 
-__all__ = ["Blob", "Remote", "Sent", "push_all"]
+__all__ = ["Attachment", "Blob", "Remote", "Sent", "push_all"]
 
 
 class Remote:
@@ -101,25 +101,16 @@ class Remote:
         """
         return list_referrers(self._session, digest, artifact_type)
 
-    def attach(
-        self,
-        subject: Descriptor,
-        *,
-        artifact_type: str,
-        blobs: Sequence[tuple[bytes, str]],
-        annotations: Mapping[str, str],
-    ) -> Descriptor:
-        """Push a manifest that refers to ``subject``. The same twice changes nothing.
+    def attach(self, subject: Descriptor, attachments: Sequence[Attachment]) -> list[Descriptor]:
+        """Push manifests that refer to ``subject``, one for each attachment. The same twice changes nothing.
+
+        Where the registry has no referrers API, all of them are entered into the fallback tag's index at once.
 
         Args:
             subject: the image's manifest.
-            artifact_type: the media type of what is attached.
-            blobs: its parts: content and media type.
-            annotations: said in the manifest and in lists of referrers.
+            attachments: what to attach.
 
         Returns:
-            The descriptor of the new manifest, as lists of referrers give it.
+            The descriptors of the manifests, in order, as lists of referrers give them.
         """
-        return attach(
-            self._session, subject, artifact_type=artifact_type, blobs=blobs, annotations=annotations
-        )
+        return attach(self._session, subject, attachments)

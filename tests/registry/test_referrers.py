@@ -16,6 +16,7 @@ from envbuild.errors import EnvbuildError
 from envbuild.oci.descriptor import INDEX, MANIFEST, Descriptor
 from envbuild.oci.digest import canonical_json
 from envbuild.registry import Remote
+from envbuild.registry.referrers import Attachment
 
 if TYPE_CHECKING:
     from conftest import Connect
@@ -33,7 +34,10 @@ def put_image(remote: Remote) -> Descriptor:
 
 
 def attach(remote: Remote, subject: Descriptor, kind: str, text: bytes, **annotations: str) -> Descriptor:
-    return remote.attach(subject, artifact_type=kind, blobs=[(text, kind)], annotations=annotations)
+    [made] = remote.attach(
+        subject, [Attachment(artifact_type=kind, blobs=[(text, kind)], annotations=annotations)]
+    )
+    return made
 
 
 def both(remote: Remote) -> None:
@@ -92,7 +96,7 @@ def test_the_same_twice_changes_nothing(front: RegistryProxy, connect: Connect) 
 def test_nothing_but_annotations_can_be_attached(empty: int, connect: Connect) -> None:
     remote = connect(f"127.0.0.1:{empty}")
     subject = put_image(remote)
-    made = remote.attach(subject, artifact_type=SBOM, blobs=[], annotations={"a": "b"})
+    [made] = remote.attach(subject, [Attachment(artifact_type=SBOM, blobs=[], annotations={"a": "b"})])
     assert len(json.loads(remote.manifest(made.digest)[0])["layers"]) == 1
 
 
