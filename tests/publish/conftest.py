@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -100,6 +101,16 @@ class Shop:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code
+
+    def size(self, path: str) -> int | None:
+        """The length of what lies at a path, or ``None``."""
+        request = urllib.request.Request(f"http://{self.host}/v2/{self.path}/{path}", method="HEAD")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request) as answer:
+                return int(answer.headers["Content-Length"])
+        except urllib.error.HTTPError:
+            return None
 
     def tags(self) -> list[str]:
         """Tags that people gave: without the fallback's for referrers."""
