@@ -111,7 +111,9 @@ def _layers(remote: Remote, image: RemoteImage) -> Finding:
     lost = [layer.digest for layer, found in zip(image.layers, there, strict=True) if not found]
     if lost:
         return Finding(
-            question="layers", status="fails", text=f"{len(lost)} are not in the registry: {', '.join(lost)}"
+            question="layers",
+            status="fails",
+            text=f"{len(lost)} of {len(there)} are not in the registry: {', '.join(lost[:3])}{' …' if lost[3:] else ''}",
         )
     return Finding(
         question="layers", status="holds", text=f"all {len(there)} are there, {image.size} bytes; not read"

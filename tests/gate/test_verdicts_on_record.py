@@ -14,7 +14,7 @@ from envbuild.lock import read_lock
 from envbuild.recipe import load_recipe, parse_ref
 
 ROOT = Path(__file__).parents[2]
-RECORD = ROOT / "docs/verdicts/2026-11-20-2xh200-v2.11"
+RECORD = ROOT / "docs/verdicts/2026-11-28-2xh100-v2.11"
 
 
 def keys():

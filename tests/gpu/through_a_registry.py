@@ -1,8 +1,8 @@
 """The two-machine pipeline on a machine with GPUs and no network, where the image came in by a bundle.
 
 A registry of the tests' own, in this process, gets what a publisher without GPUs leaves there: manifest, config and
-proofs, by digest. Layers are not in it: the store has them unpacked, and `envbuild smoke` fetches none that it has. Then
-the real commands: smoke --attach on the GPUs, promote, and verify.
+proofs, by digest. Layers are not in it: the store has them unpacked, and `envbuild smoke` fetches none that it has.
+Then the real commands: smoke --attach on the GPUs, promote, and verify.
 
     python tests/gpu/through_a_registry.py NAME:TAG [--engine oci|sandbox] [--gpus N]
 """
