@@ -24,6 +24,7 @@ from envbuild.oci.digest import canonical_json, is_digest, of_bytes
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.publish.views import in_memory, stored
+from envbuild.registry.refusals import CHANGED
 from envbuild.registry.remote import Blob, Remote, push_all
 from envbuild.store import Store, Wanted, fetch
 
@@ -206,6 +207,7 @@ class LayerCache:
             sha256=descriptor.digest.removeprefix("sha256:"),
             size=descriptor.size,
             sources=(self.remote.source(descriptor.digest),),
+            changed=CHANGED,
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import INDEX, MANIFEST, Descriptor
 from envbuild.oci.digest import is_digest, of_bytes
-from envbuild.registry.refusals import lies, told
+from envbuild.registry.refusals import CHANGED, lies, told
 from envbuild.registry.session import Answer, Session
 from envbuild.store.faults import Fault
 
@@ -57,7 +57,7 @@ def read_manifest(session: Session, reference: str) -> tuple[bytes, Descriptor]:
         raise EnvbuildError(
             "wrong-hash",
             f"{session.label} gave another manifest\n  expected {reference}\n  seen     {seen}",
-            hint="something between this machine and the registry changes what it sends: check the proxy",
+            hint=CHANGED,
             exit=Exit.VERIFY,
             where=reference,
         )

@@ -71,6 +71,10 @@ def parse_repository(text: str) -> Repository:
     name, at, _ = text.partition("@")
     registry, path = _split(name)
     repository, colon, _ = path.partition(":")
+    if "://" in text:
+        raise _bad_repository(text, "is an address", "REGISTRY/REPOSITORY, without http:// or https://")
+    if not registry and _is_host(name):
+        raise _bad_repository(text, "names a registry and no repository", f"{name.rstrip('/')}/REPOSITORY")
     if not registry:
         raise _bad_repository(
             text, "names no registry", f"REGISTRY/{repository or 'REPOSITORY'}, with its host"
@@ -85,6 +89,19 @@ def parse_repository(text: str) -> Repository:
     if at or colon:
         raise _bad_repository(text, "names a tag or a digest, and only a repository is wanted", str(found))
     return found
+
+
+def parse_neighbour(text: str, repository: Repository) -> str:
+    """Read the name of another repository of the same registry, which may stand in front; returns it without.
+
+    Raises:
+        EnvbuildError: ``bad-repository``: malformed, with a tag or digest, or in another registry (exit 2).
+    """
+    path = text.removeprefix(f"{repository.registry}/")
+    if _REPOSITORY.fullmatch(path):
+        return path
+    form = f"REPOSITORY or {repository.registry}/REPOSITORY, without tag and digest"
+    raise _bad_repository(text, f"is not the name of a repository of {repository.registry}", form)
 
 
 def parse_image_name(text: str) -> ImageName:
@@ -163,6 +180,12 @@ def _split(name: str) -> tuple[str, str]:
     if rest and ("." in first or ":" in first or first == "localhost"):
         return first, rest
     return "", name
+
+
+def _is_host(name: str) -> bool:
+    """Whether a name without a repository can only be a registry's: by Docker's rule, and nothing follows it."""
+    host = name.removesuffix("/")
+    return _REGISTRY.fullmatch(host) is not None and bool(_split(f"{host}/x")[0])
 
 
 def _repository(registry: str, path: str) -> Repository | None:

@@ -7,20 +7,29 @@ import re
 from dataclasses import dataclass
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.store.faults import Fault
+from envbuild.store.faults import NO_TLS, Fault
 from envbuild.store.http import Http, Response
 
-LOGIN = "run `docker login` for the registry, and check that the account may read the repository"
-LOGIN_WRITE = (
-    "run `docker login` with an account that may push to the repository, or set ENVBUILD_REGISTRY_USER and "
-    "ENVBUILD_REGISTRY_PASSWORD"
+_VARIABLES = (
+    "or set ENVBUILD_REGISTRY=REGISTRY/REPOSITORY, ENVBUILD_REGISTRY_USER and ENVBUILD_REGISTRY_PASSWORD"
 )
+LOGIN = f"run `docker login` with an account that may read the repository, {_VARIABLES}"
+LOGIN_WRITE = f"run `docker login` with an account that may push to the repository, {_VARIABLES}"
+CHANGED = "something between this machine and the registry changes what it sends: check the proxy"
+_PLAIN = "a registry that speaks plain HTTP is named with --plain-http or in ENVBUILD_PLAIN_HTTP"
+_TLS = (
+    "leave out --plain-http and take the registry out of ENVBUILD_PLAIN_HTTP; one on this machine is spoken to with "
+    "TLS where it is named by its host name, not as localhost or 127.0.0.1"
+)
+_OPERATOR = "ask who runs the registry: its log says more; check proxies between as well"
 _LIMIT = 1 << 16
 _SHOWN = 200
 _NO_SPACE = re.compile(
     rb'no space left|disk (?:is )?full|insufficient storage|quota|"Err":\s*(?:28|122)\b', re.I
 )
 """ENOSPC and EDQUOT, in words and as the numbers that distribution's file system driver gives."""
+_WANTS_TLS = re.compile(rb"HTTP request (?:to an HTTPS server|was sent to HTTPS port)", re.I)
+"""What Go's server and nginx answer to plain HTTP."""
 
 
 class Refusal(Fault):
@@ -73,7 +82,8 @@ def refusal(http: Http, response: Response, *, writing: bool) -> Refusal:
 def told(fault: Fault, label: str) -> EnvbuildError:
     """The error that ends the attempts."""
     id, exit = (fault.id, fault.exit) if isinstance(fault, Refusal) else ("registry-failed", Exit.NETWORK)
-    return EnvbuildError(id, f"{label} {fault}", hint=fault.hint, exit=exit)
+    hint = _PLAIN if fault.hint == NO_TLS else fault.hint
+    return EnvbuildError(id, f"{label} {fault}", hint=hint, exit=exit)
 
 
 def lies(label: str, what: str, *, expected: str, seen: str) -> EnvbuildError:
@@ -118,6 +128,8 @@ def _kind(status: int, codes: frozenset[str], body: bytes, writing: bool) -> _Ki
     if status in {401, 403}:
         verb, hint = ("write", LOGIN_WRITE) if writing else ("read", LOGIN)
         return _Kind(id="not-allowed", words=f": not allowed to {verb}", hint=hint)
+    if status == 400 and _WANTS_TLS.search(body):
+        return _Kind(id="registry-failed", words=": it speaks TLS, and was asked without", hint=_TLS)
     return _by_code(codes, writing) or _by_status(status)
 
 
@@ -158,4 +170,4 @@ def _by_status(status: int) -> _Kind:
         return _Kind(
             id="too-many-requests", words=": too many requests", hint="wait some minutes, then run it again"
         )
-    return _Kind(id="registry-failed", words="")
+    return _Kind(id="registry-failed", words="", hint=_OPERATOR if 400 <= status < 500 else None)

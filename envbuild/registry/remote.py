@@ -13,6 +13,7 @@ from envbuild.registry.manifests import head_manifest, list_tags, put_manifest, 
 from envbuild.registry.push import push_all, push_blob
 from envbuild.registry.reference import Repository
 from envbuild.registry.referrers import Attachment, attach, list_referrers
+from envbuild.registry.refusals import CHANGED
 from envbuild.registry.session import Session, Stop
 from envbuild.registry.upload import has_blob
 from envbuild.store.download import Source
@@ -54,7 +55,7 @@ class Remote:
             raise EnvbuildError(
                 "wrong-hash",
                 f"{self.label} gave another blob\n  expected {digest}\n  seen     {seen}",
-                hint="something between this machine and the registry changes what it sends: check the proxy",
+                hint=CHANGED,
                 exit=Exit.VERIFY,
                 where=digest,
             )

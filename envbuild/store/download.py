@@ -40,13 +40,20 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """A file to fetch: ``name`` and ``file`` for messages, ``sha256`` (64 hex digits), ``size`` in bytes."""
+    """A file to fetch: ``name`` and ``file`` for messages, ``sha256`` (64 hex digits), ``size`` in bytes.
+
+    ``changed`` is the hint where the sources have other bytes; the default is what helps with the indexes of a lock.
+    """
 
     name: str
     file: str
     sha256: str
     size: int | None
     sources: tuple[Source, ...]
+    changed: str = (
+        "the file was replaced at its source, or changed on the way: ask another index or mirror; "
+        "if the new file is the one you want, `envbuild lock` takes it"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,9 +238,8 @@ def _verdict(wanted: Wanted, outcomes: list[tuple[Source, Fault | Wrong]], *, ke
         size = "" if wanted.size is None else f" ({wanted.size} bytes)"
         return EnvbuildError(
             "wrong-hash",
-            f"{wanted.name}: no source has the locked file\n  expected sha256 {wanted.sha256}{size}\n{told}",
-            hint="the file was replaced at its source, or changed on the way: ask another index or mirror; "
-            "if the new file is the one you want, `envbuild lock` takes it",
+            f"{wanted.name}: no source has the right file\n  expected sha256 {wanted.sha256}{size}\n{told}",
+            hint=wanted.changed,
             exit=Exit.VERIFY,
             where=where,
         )

@@ -10,6 +10,7 @@ _AGAIN = "check the connection, then run the same command again: it goes on wher
 _CERTIFICATE = (
     "set SSL_CERT_FILE to a bundle that holds the authority of this server, or of the proxy between"
 )
+NO_TLS = "check http:// against https:// in the address"
 
 
 class Fault(Exception):
@@ -76,6 +77,4 @@ def _tls_fault(cause: BaseException) -> Fault:
         return Fault(f"has a certificate that is not trusted ({reason})", retry=False, hint=_CERTIFICATE)
     if "EOF" in text or "reset" in text:
         return Fault("cut the connection", retry=True)
-    return Fault(
-        "does not speak TLS as expected", retry=False, hint="check http:// against https:// in the address"
-    )
+    return Fault("does not speak TLS as expected", retry=False, hint=NO_TLS)
