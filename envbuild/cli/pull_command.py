@@ -19,6 +19,8 @@ from envbuild.cli.terminal import size
 def command(context: Context, name: str, load: bool, plain_http: bool) -> None:
     """Bring an image of a registry into the store; every blob is checked against its digest.
 
+    Of an index of several platforms that is the image for linux/amd64.
+
     `envbuild run NAME` and `envbuild smoke NAME` pull by themselves. Who published it and what was proven of it,
     `envbuild verify NAME` says.
     """
@@ -29,7 +31,7 @@ def command(context: Context, name: str, load: bool, plain_http: bool) -> None:
     started = time.monotonic()
     if plain_http:
         context = plainly(context, parse_image_name(name).repository)
-    found = find(context, name)
+    found = find(context, name, proofs=False, of_index=True)
     image, fetched = bring(context, found, context.store())
     if load:
         engine = Docker.connect(context.settings.environ)

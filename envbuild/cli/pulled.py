@@ -69,16 +69,23 @@ class Found:
         )
 
 
-def find(context: Context, text: str) -> Found:
+def find(context: Context, text: str, *, proofs: bool = True, of_index: bool = False) -> Found:
     """Look an image up by ``REGISTRY/REPO:TAG`` or ``REGISTRY/REPO@sha256:…``.
+
+    Args:
+        context: the call.
+        text: the name.
+        proofs: whether to read what is attached.
+        of_index: whether an index may stand for its image for linux/amd64, as where it is to be run.
 
     Raises:
         EnvbuildError: exit 2, no such name; exit 4, not there; exit 5, wrong bytes; exit 3, no image.
     """
     name = parse_image_name(text)
     remote = remote_of(context, name.repository)
-    image = read_image(remote, name.reference)
-    return Found(name=name, remote=remote, image=image, proofs=tuple(read_proofs(remote, image.digest)))
+    image = read_image(remote, name.reference, of_index=of_index)
+    attached = read_proofs(remote, image.digest) if proofs else ()
+    return Found(name=name, remote=remote, image=image, proofs=tuple(attached))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +157,7 @@ def pulled_candidate(
         EnvbuildError: as of :func:`find` and :func:`bring`; exit 3 or 5 where its lock is not there or gives another
             image, before any layer is fetched.
     """
-    found = find(context, text)
+    found = find(context, text, of_index=True)
     lock = found.lock()
     store = context.store()
     image, _ = bring(context, found, store)

@@ -10,6 +10,7 @@ from typing import Any
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci import digest as digests
 from envbuild.oci.descriptor import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST, Descriptor
+from envbuild.registry.pull import choose_image
 from envbuild.registry.remote import Remote
 
 LIMIT = 4 << 20
@@ -58,8 +59,14 @@ class RemoteImage:
         return sum(layer.size for layer in self.layers)
 
 
-def read_image(remote: Remote, reference: str) -> RemoteImage:
+def read_image(remote: Remote, reference: str, *, of_index: bool = False) -> RemoteImage:
     """Read the image that ``reference`` (a tag or a digest) names in ``remote``.
+
+    Args:
+        remote: the repository.
+        reference: a tag or a digest.
+        of_index: take the image for linux/amd64 where it names an index; without, an index is refused: what is said of
+            one image would not be said of the others.
 
     Raises:
         EnvbuildError: exit 4, it is not there or the registry fails; exit 5, wrong bytes, or a config that does not fit
@@ -70,7 +77,11 @@ def read_image(remote: Remote, reference: str) -> RemoteImage:
     value = _object(data, where)
     media_type = str(value.get("mediaType") or descriptor.media_type)
     if media_type in _INDEXES:
-        raise _unusable(where, "is an index of several images", "name one of its images by digest")
+        chosen = choose_image(value, where)
+        if not of_index:
+            hint = f"name one of its images by digest: {remote.name}@{chosen} is the one for linux/amd64"
+            raise _unusable(where, "is an index of several images", hint)
+        return read_image(remote, chosen)
     if media_type not in _MANIFESTS:
         raise _unusable(where, f"has the unknown media type {media_type!r}", "name a container image")
     config, layers = _parts(value, where)

@@ -14,6 +14,7 @@ from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.registry.manifests import LIMIT, head_manifest, read_manifest
 from envbuild.registry.reference import ImageName, parse_reference
+from envbuild.registry.refusals import CHANGED
 from envbuild.registry.session import Session
 from envbuild.store.download import Wanted
 from envbuild.store.fetch import fetch
@@ -82,7 +83,7 @@ def pull_image(
     digest = name.reference
     top, media_type = _manifest(digest, session, store)
     if "manifests" in top:
-        digest = _choose(top, name)
+        digest = choose_image(top, str(name))
         top, media_type = _manifest(digest, session, store)
     blobs = _blobs(top, name)
 
@@ -157,10 +158,15 @@ def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, An
     return value, str(value.get("mediaType") or told or fallback)
 
 
-def _choose(index: Mapping[str, Any], name: ImageName) -> str:
-    """The manifest for linux/amd64 of an index (OCI image spec, image-index.md, "platform")."""
+def choose_image(index: Mapping[str, Any], where: str) -> str:
+    """The digest of the manifest for linux/amd64 of an index (OCI image spec, image-index.md, "platform").
+
+    Raises:
+        EnvbuildError: it has none (exit 3).
+    """
     offered: list[str] = []
-    for entry in index["manifests"] if isinstance(index["manifests"], list) else ():
+    manifests = index.get("manifests")
+    for entry in manifests if isinstance(manifests, list) else ():
         platform = entry.get("platform") if isinstance(entry, dict) else None
         if not isinstance(platform, dict):
             continue
@@ -171,7 +177,7 @@ def _choose(index: Mapping[str, Any], name: ImageName) -> str:
         if kind != "unknown/unknown":
             offered.append(kind)
     raise _unusable(
-        str(name),
+        where,
         f"has no image for linux/amd64 (it has {', '.join(sorted(set(offered))) or 'none'})",
         "name an image that is built for linux/amd64",
     )
@@ -204,6 +210,7 @@ def _wanted(blob: Descriptor, session: Session) -> Wanted:
         sha256=blob.digest.removeprefix("sha256:"),
         size=blob.size,
         sources=(session.source(blob.digest),),
+        changed=CHANGED,
     )
 
 
