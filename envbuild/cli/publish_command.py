@@ -11,7 +11,7 @@ import click
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
 from envbuild.cli.keys import own_key, trusted
-from envbuild.cli.registries import plainly, remote_of
+from envbuild.cli.registries import CACHE, REGISTRY, configured, plainly, remote_of
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import SignedVerdict, expect, promote, read_signed, require_image, subject_of
@@ -24,6 +24,7 @@ from envbuild.recipe import Recipe
 if TYPE_CHECKING:
     from envbuild.publish.publish import Published
     from envbuild.registry.reference import Repository
+    from envbuild.registry.remote import Remote
 
 
 @click.command()
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     "--mount-from",
     multiple=True,
     metavar="REPO",
-    help="Another repository of this registry that may have the layers (repeatable).",
+    help="Another repository of this registry that may have the layers (repeatable); so may the layer cache.",
 )
 @click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
 @common
@@ -74,7 +75,7 @@ def command(
     again, and nothing is made that it has; a wheel layer that it lacks is streamed from the wheel. Tags do not move
     unless --move-tag says so.
     """
-    from envbuild.registry.reference import parse_repository
+    from envbuild.registry.reference import parse_neighbour, parse_repository
 
     started = time.monotonic()
     if by_digest and (allow_unverified or move_tag):
@@ -85,6 +86,7 @@ def command(
             exit=Exit.USAGE,
         )
     repository = parse_repository(target)
+    mount_from = tuple(parse_neighbour(text, repository) for text in mount_from)
     if plain_http:
         context = plainly(context, repository)
     recipe, lock, image = _built(context, ref)
@@ -180,12 +182,24 @@ def _publish(
         remote=remote_of(context, repository),
         tag=tag,
         move=move,
-        mount_from=mount_from,
+        others=_others(context, repository, mount_from),
         proofs=lambda moved_from: make_proofs(
             lock, image, repository=repository, key=key, verdict=verdict, moved_from=moved_from
         ),
     )
     return publish(order, context.workshop(lock, context.store()))
+
+
+def _others(context: Context, repository: Repository, named: tuple[str, ...]) -> list[Remote]:
+    """The repositories of the same registry whose layers may be mounted: those of --mount-from, and the layer cache."""
+    from envbuild.registry.reference import parse_repository
+
+    found = [parse_repository(f"{repository.registry}/{name}") for name in named]
+    for variable in (CACHE, REGISTRY):
+        remote = configured(context, variable)
+        if remote is not None and remote.name.registry == repository.registry:
+            found.append(remote.name)
+    return [remote_of(context, name) for name in dict.fromkeys(found) if name != repository]
 
 
 def _print(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -12,11 +12,12 @@ from envbuild.image.plan import plan_image
 from envbuild.lock.model import Lock
 from envbuild.oci.descriptor import MANIFEST
 from envbuild.oci.image import Image
+from envbuild.oci.layer import Layer
 from envbuild.publish.proofs import Proof, attach_proofs
 from envbuild.publish.tagging import check_tag, give_tag
 from envbuild.publish.target import Target, layers_there
-from envbuild.publish.views import in_memory, layer_blobs
-from envbuild.registry.remote import Remote, Sent, push_all
+from envbuild.publish.views import in_memory, in_other_repository, layer_blobs
+from envbuild.registry.remote import Blob, Remote, Sent, push_all
 
 _LOOKUPS = 8
 """Blobs that are asked for at once: questions are short, and the network is what they wait for."""
@@ -32,7 +33,7 @@ class Order:
         remote: the repository.
         tag: what to name it there; ``None``: by digest only.
         move: whether a tag that means another image may be moved.
-        mount_from: repositories of the same registry that may have its blobs.
+        others: repositories of the same registry; layers that they have are mounted, and not made or sent.
         proofs: makes what is attached; it is given the digest that the tag is moved away from (or ``None``).
     """
 
@@ -41,7 +42,7 @@ class Order:
     remote: Remote
     tag: str | None
     move: bool
-    mount_from: Sequence[str]
+    others: Sequence[Remote]
     proofs: Callable[[str | None], Sequence[Proof]]
 
 
@@ -88,30 +89,13 @@ def publish(order: Order, workshop: Workshop) -> Published:
         digest = image.digest
         moved_from = check_tag(remote, order.tag, digest, move=order.move) if order.tag is not None else None
         there = layers_there(remote, image.layers, jobs=_LOOKUPS)
-    lacking = [layer for layer in image.layers if layer.digest not in there]
-    sent: dict[str, Sent] = {}
-    made: tuple[str, ...] = ()
-    fetched = 0
-    if lacking:
-        with stages.stage("make"):
-            elsewhere = Target(there=there, store=workshop.store, next=workshop.elsewhere)
-            built = assemble(order.lock, replace(workshop, elsewhere=elsewhere))
-            made, fetched = built.made, built.bytes_fetched
-            operator = order.lock.native.wheel if order.lock.native else None
-            plans = {plan.name: plan for plan in plan_image(order.lock, operator=operator).layers}
-            blobs, more = layer_blobs(lacking, plans, workshop.store, workshop.fetch)
-            fetched += more
-        with stages.stage("push"):
-            sent = push_all(
-                remote,
-                blobs,
-                jobs=max(4, workshop.jobs),
-                progress=workshop.progress,
-                mount_from=order.mount_from,
-            )
+        holders = _holders([layer for layer in image.layers if layer.digest not in there], order.others)
+    with stages.stage("make"):
+        made = _make(order, there | holders.keys(), workshop)
     with stages.stage("push"):
+        sent = {**_mount(order, holders, workshop), **_push(order, made.blobs, workshop)}
         config = in_memory(image.config_bytes, image.config.media_type, image.config.digest, "config")
-        push_all(remote, [config], jobs=1, progress=workshop.progress, mount_from=())
+        push_all(remote, [config], jobs=1, progress=workshop.progress)
         manifest = remote.put_manifest(image.manifest_bytes, MANIFEST)
     with stages.stage("proofs"):
         proofs = attach_proofs(remote, manifest, order.proofs(moved_from), workshop.progress)
@@ -124,8 +108,56 @@ def publish(order: Order, workshop: Workshop) -> Published:
         moved_from=moved_from,
         sent=sent,
         bytes_sent=sum(item.bytes for item in sent.values()),
-        bytes_fetched=fetched,
-        made=made,
+        bytes_fetched=made.fetched,
+        made=made.names,
         proofs=tuple(proof.digest for proof in proofs),
         seconds=stages.seconds,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """What is to be sent, which layers were made for it, and the bytes that were fetched."""
+
+    blobs: Sequence[Blob] = ()
+    names: tuple[str, ...] = ()
+    fetched: int = 0
+
+
+def _make(order: Order, there: Set[str], workshop: Workshop) -> _Made:
+    """Make what neither the registry nor the store has and what is no view of wheels; fetch the wheels of views."""
+    lacking = [layer for layer in order.image.layers if layer.digest not in there]
+    if not lacking:
+        return _Made()
+    elsewhere = Target(there=frozenset(there), store=workshop.store, next=workshop.elsewhere)
+    built = assemble(order.lock, replace(workshop, elsewhere=elsewhere))
+    operator = order.lock.native.wheel if order.lock.native else None
+    plans = {plan.name: plan for plan in plan_image(order.lock, operator=operator).layers}
+    blobs, fetched = layer_blobs(lacking, plans, workshop.store, workshop.fetch)
+    return _Made(blobs=blobs, names=built.made, fetched=built.bytes_fetched + fetched)
+
+
+def _holders(layers: Sequence[Layer], others: Sequence[Remote]) -> dict[str, Remote]:
+    """Which of ``others`` has a layer, by its digest: the first that does."""
+    found: dict[str, Remote] = {}
+    for other in others:
+        rest = [layer for layer in layers if layer.digest not in found]
+        if rest:
+            found |= dict.fromkeys(layers_there(other, rest, jobs=_LOOKUPS), other)
+    return found
+
+
+def _mount(order: Order, holders: Mapping[str, Remote], workshop: Workshop) -> dict[str, Sent]:
+    """Mount what other repositories have."""
+    blobs = [
+        in_other_repository(layer, holders[layer.digest], workshop.store, workshop.progress)
+        for layer in order.image.layers
+        if layer.digest in holders
+    ]
+    names = list(dict.fromkeys(other.name.repository for other in holders.values()))
+    return push_all(order.remote, blobs, jobs=_LOOKUPS, progress=workshop.progress, mount_from=names)
+
+
+def _push(order: Order, blobs: Sequence[Blob], workshop: Workshop) -> dict[str, Sent]:
+    """Send the others."""
+    return push_all(order.remote, blobs, jobs=max(4, workshop.jobs), progress=workshop.progress)

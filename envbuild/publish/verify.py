@@ -110,11 +110,9 @@ def _layers(remote: Remote, image: RemoteImage) -> Finding:
         there = list(pool.map(lambda layer: remote.has(layer.digest, layer.size), image.layers))
     lost = [layer.digest for layer, found in zip(image.layers, there, strict=True) if not found]
     if lost:
-        return Finding(
-            question="layers",
-            status="fails",
-            text=f"{len(lost)} of {len(there)} are not in the registry: {', '.join(lost[:3])}{' …' if lost[3:] else ''}",
-        )
+        named = ", ".join(lost[:3]) + (" …" if lost[3:] else "")
+        text = f"{len(lost)} of {len(there)} are not in the registry: {named}"
+        return Finding(question="layers", status="fails", text=text)
     return Finding(
         question="layers", status="holds", text=f"all {len(there)} are there, {image.size} bytes; not read"
     )

@@ -17,10 +17,11 @@ from envbuild.lock.model import Artifact
 from envbuild.oci.descriptor import Descriptor
 from envbuild.oci.digest import CHUNK
 from envbuild.oci.layer import Layer
-from envbuild.registry.remote import Blob
-from envbuild.store import Store
+from envbuild.progress import Progress
+from envbuild.registry.remote import Blob, Remote
+from envbuild.store import Store, Wanted, fetch
 
-Fetch = Callable[[Sequence[Artifact]], int]
+Bring = Callable[[Sequence[Artifact]], int]
 
 
 def is_view(plan: LayerPlan, store: Store) -> bool:
@@ -30,15 +31,15 @@ def is_view(plan: LayerPlan, store: Store) -> bool:
 
 
 def layer_blobs(
-    layers: Sequence[Layer], plans: Mapping[str, LayerPlan], store: Store, fetch: Fetch
+    layers: Sequence[Layer], plans: Mapping[str, LayerPlan], store: Store, bring: Bring
 ) -> tuple[list[Blob], int]:
     """What sends each of ``layers``; the wheels of those that the store has no blob of are fetched first.
 
     Args:
         layers: what is to be sent.
         plans: the plan of each layer by name.
-        store: has the blobs, or the wheels after ``fetch``.
-        fetch: brings artifacts into the store, and returns the bytes that came.
+        store: has the blobs, or the wheels after ``bring``.
+        bring: brings artifacts into the store, and returns the bytes that came.
 
     Returns:
         One blob a layer, and the bytes that were fetched.
@@ -59,7 +60,7 @@ def layer_blobs(
             )
     artifacts = {a.sha256: a for layer in lacking for a in plans[layer.name].artifacts}
     missing = [a for a in artifacts.values() if not store.has(a.sha256, a.size)]
-    fetched = fetch(missing) if missing else 0
+    fetched = bring(missing) if missing else 0
     wheels = {
         sha: plan_wheel(store.artifact(sha), file=a.basename, sha256=sha) for sha, a in artifacts.items()
     }
@@ -84,6 +85,24 @@ def stored(path: Path) -> Callable[[int], Iterator[bytes]]:
                 yield chunk
 
     return chunks
+
+
+def in_other_repository(layer: Layer, other: Remote, store: Store, progress: Progress) -> Blob:
+    """A layer that another repository of the same registry has: mounted, and fetched only where that is refused."""
+
+    def chunks(offset: int) -> Iterator[bytes]:
+        wanted = Wanted(
+            name=layer.name,
+            file=layer.digest,
+            sha256=layer.digest.removeprefix("sha256:"),
+            size=layer.size,
+            sources=(other.source(layer.digest),),
+        )
+        path = store.layout.path(layer.digest)
+        fetch(store, [wanted], http=other.http, jobs=1, progress=progress, place=lambda _: path)
+        return stored(path)(offset)
+
+    return Blob(descriptor=layer.descriptor, name=layer.name, chunks=chunks)
 
 
 def in_memory(data: bytes, media_type: str, digest: str, name: str) -> Blob:

@@ -288,3 +288,17 @@ def test_a_cache_that_is_down_is_told_and_missed(shop: Shop) -> None:
             record.rename(record.with_suffix(".json"))
     assert (done.code, done.value["digest"]) == (0, shop.image.digest), done.err
     assert done.err.count("without the layers of 127.0.0.1:9/team/cache") == 1
+
+
+def test_what_the_layer_cache_has_is_mounted_and_nothing_is_fetched(shop: Shop, tmp_path: Path) -> None:
+    """A runner with an empty store that reaches nothing but the registry."""
+    assert shop.publish("--by-digest").code == 0
+    empty = replace(shop, path=f"{shop.path}-second").with_env(
+        ENVBUILD_STORE=str(tmp_path / "empty"), ENVBUILD_LAYER_CACHE=shop.repo
+    )
+    done = empty.publish("--by-digest")
+    assert done.code == 0, done.err
+    assert {layer["how"] for layer in done.value["layers"]} == {"mounted"}
+    assert (done.value["bytes_fetched"], done.value["bytes_sent"], done.value["made"]) == (0, 0, [])
+    assert empty.ask(f"manifests/{shop.image.digest}")["config"]["digest"] == shop.image.config.digest
+    assert not list((tmp_path / "empty/oci/blobs/sha256").glob("*"))
