@@ -105,9 +105,8 @@ def test_an_unknown_option_names_the_nearest(cli: Cli) -> None:
     ("arguments", "says"),
     [
         (["image"], "Missing argument 'REF'"),
-        (["promote", "pytorch-cuda:v2.7"], "Missing option '--verdict'"),
         (["export", "pytorch-cuda:v2.7"], "Missing option '--format'"),
-        (["export", "pytorch-cuda:v2.7", "--format", "sbom"], "'requirements', 'layers'"),
+        (["export", "pytorch-cuda:v2.7", "--format", "spdx"], "'requirements', 'layers'"),
         (["list", "--jobs", "0"], "--jobs"),
         (["list", "--recipes", "/nonexistent"], "/nonexistent"),
         (["list", "surplus"], "surplus"),
