@@ -127,11 +127,14 @@ def _enter(session: Session, subject: str, wanted: Sequence[Descriptor]) -> None
     for _ in range(_ROUNDS):
         began = time.monotonic()
         entries = _index(session, subject)
-        there = {item.get("digest") for item in entries}
-        lacking = [entry.to_dict() for entry in wanted if entry.digest not in there]
+        lacking = [item for entry in wanted if (item := entry.to_dict()) not in entries]
         if not lacking:
             return
-        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*entries, *lacking]}
+        wrong = {
+            item["digest"] for item in lacking
+        }  # one of that digest that says something else is nobody's
+        others = [item for item in entries if item.get("digest") not in wrong]
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [*others, *lacking]}
         put_manifest(session, canonical_json(index), INDEX, _tag(subject))
         took = time.monotonic() - began
         time.sleep(max(_QUIET, 2 * took) * random.uniform(1, 1.5))  # noqa: S311 - spreads writers, guards nothing
