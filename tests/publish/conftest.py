@@ -27,6 +27,7 @@ from envbuild.oci.image import Image
 from envbuild.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
+from registry_proxy import RegistryProxy
 from registry_server import start_registry  # shared with the client's own tests
 
 _ACCEPT = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json"
@@ -123,15 +124,14 @@ class Shop:
         return list(answer["manifests"]) if isinstance(answer, dict) else []
 
 
-@pytest.fixture
-def shop(tmp_path: Path, small: SmallWorld, registry: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
-    """Nothing but the registry can be reached; the lock names the image's digests."""
-    home, recipes = tmp_path / "home", tmp_path / "recipes"
+def open_shop(folder: Path, small: SmallWorld, host: str, path: str) -> Shop:
+    """A machine that reaches nothing but the registry; its lock names the small image's digests."""
+    home, recipes = folder / "home", folder / "recipes"
     home.mkdir()
     shutil.copytree(small.recipes, recipes)
     lock = replace(small.lock, image=small.built.lock)
-    path = recipes / REF.replace(":", "/") / "lock.json"
-    path.write_bytes(lock_bytes(lock))
+    place = recipes / REF.replace(":", "/") / "lock.json"
+    place.write_bytes(lock_bytes(lock))
     env = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -141,17 +141,41 @@ def shop(tmp_path: Path, small: SmallWorld, registry: str, request: pytest.Fixtu
         "ENVBUILD_DEBIAN_MIRROR": f"{NOWHERE}/debian",
         "UV_HTTP_RETRIES": "0",
     }
-    yield Shop(
-        cli=Cli(folder=tmp_path, env=env),
-        host=registry,
-        path=f"team/{request.node.name.lower().replace('[', '-').strip(']')[:60].strip('-_.')}-{time.monotonic_ns()}",
+    return Shop(
+        cli=Cli(folder=folder, env=env),
+        host=host,
+        path=path,
         image=small.built.image,
-        lock=read_lock(path),
+        lock=read_lock(place),
         recipes=recipes,
     )
+
+
+@pytest.fixture
+def shop(tmp_path: Path, small: SmallWorld, registry: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
+    """Nothing but the registry can be reached; the lock names the image's digests."""
+    name = request.node.name.lower().replace("[", "-").strip("]")[:60].strip("-_.")
+    yield open_shop(tmp_path, small, registry, f"team/{name}-{time.monotonic_ns()}")
     for name in list(small.store.layout.tags()):
         small.store.layout.untag(name)
     shutil.rmtree(small.store.root / "verdicts", ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory, small: SmallWorld, registry: str) -> Shop:
+    """Published once, with its tag, by a machine that proved the image itself; tests read it and change nothing."""
+    found = open_shop(tmp_path_factory.mktemp("shelf"), small, registry, "team/shelf")
+    done = found.publish("--verdict", str(found.verdict()))
+    assert done.code == 0, done.err
+    return found
+
+
+@pytest.fixture
+def front(registry: str) -> Iterator[RegistryProxy]:
+    """A proxy before the registry."""
+    proxy = RegistryProxy(int(registry.rpartition(":")[2]))
+    yield proxy
+    proxy.close()
 
 
 @pytest.fixture

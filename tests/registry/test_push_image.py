@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from authority import make_authority
 from conftest import make_image
 from contents import push
 from registry_proxy import RegistryProxy
@@ -149,22 +150,8 @@ def test_two_push_the_same_image_at_once(
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Path:
-    """A folder with a test CA (``ca.pem``) and its certificate for localhost (``cert.pem``, ``key.pem``)."""
-    folder = tmp_path / "tls"
-    folder.mkdir()
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test", "-days", "2")
-    openssl("req", *key, "-keyout", "key.pem", "-out", "request.pem", "-subj", "/CN=envbuild.test")
-    (folder / "names").write_text("subjectAltName=DNS:envbuild.test,IP:127.0.0.1\n")
-    openssl(
-        *("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"),
-        *("-out", "cert.pem", "-days", "2", "-extfile", "names"),
-    )
-    return folder
+    """A folder with a test CA (``ca.pem``) and its certificate for this machine (``cert.pem``, ``key.pem``)."""
+    return make_authority(tmp_path / "tls")
 
 
 @pytest.fixture
