@@ -68,12 +68,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=store.root, prefix="benchmark-") as name:
         folder = Path(name)
         if not options.no_docker:
-            _docker_base(lock, store, folder)
+            docker_base(lock, store, folder)
         for run in range(options.runs):
-            cold = _cold_store(lock, store, folder / f"cold-{run}")
+            cold = cold_store(lock, store, folder / f"cold-{run}")
             results.setdefault("envbuild, cold layers", []).append(_envbuild(recipe, cold))
             results.setdefault("envbuild, nothing changed", []).append(_envbuild(recipe, cold))
-            fresh = _cold_store(lock, store, folder / f"fresh-{run}")
+            fresh = cold_store(lock, store, folder / f"fresh-{run}")
             unbuilt = _unbuilt(recipe, lock, folder / f"unbuilt-{run}")
             results.setdefault("envbuild, cold layers, lock never built", []).append(
                 _envbuild(recipe, fresh, recipes=unbuilt)
@@ -83,10 +83,10 @@ def main() -> None:
             results.setdefault("envbuild, one pin changed", []).append(seconds)
             if not options.no_docker:
                 again = folder / f"recipes-docker-{run}"
-                _load(recipe, store)
+                load_image(recipe, store)
                 seconds = _pin_changed(recipe, lock, store, again, PINS[run], load=True)
                 results.setdefault("envbuild, one pin changed, until docker run", []).append(seconds)
-                seconds = _docker_build(lock, store, folder, run)
+                seconds = docker_build(lock, store, folder, run)
                 results.setdefault("docker buildx build, until docker run", []).append(seconds)
             results.setdefault("limit: read, inflate, hash both sides", []).append(_limit(lock, store))
             shutil.rmtree(cold.root)
@@ -101,7 +101,7 @@ def _wheels(lock: Lock) -> list[Artifact]:
     return [*lock.python, *operator]
 
 
-def _cold_store(lock: Lock, store: Store, folder: Path) -> Store:
+def cold_store(lock: Lock, store: Store, folder: Path) -> Store:
     """A store with the artifacts, the base and its root, and nothing else."""
     cold = Store.open(folder)
     for artifact in [*lock.debian, *_wheels(lock)]:
@@ -143,7 +143,7 @@ def _envbuild(recipe: Recipe, store: Store, *, recipes: Path | None = None) -> f
     return time.monotonic() - started
 
 
-def _load(recipe: Recipe, store: Store) -> None:
+def load_image(recipe: Recipe, store: Store) -> None:
     """Let the engine have the image before the change."""
     command = [
         sys.executable,
@@ -158,17 +158,24 @@ def _load(recipe: Recipe, store: Store) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _pin_changed(
-    recipe: Recipe, lock: Lock, store: Store, folder: Path, version: str, *, load: bool
-) -> float:
-    """A copy of the recipe with another tqdm, locked, built on a store that has the image before the change."""
+def change_pin(recipe: Recipe, store: Store, folder: Path, version: str) -> list[str]:
+    """A copy of the recipe in ``folder`` with another tqdm, locked; the options that lead there."""
     place = folder / recipe.ref.name / recipe.ref.tag
     shutil.copytree(recipe.path.parent, place)
     text = (place / "recipe.toml").read_text()
     (place / "recipe.toml").write_text(text.replace("packages = [", f'packages = ["tqdm=={version}", ', 1))
-    envbuild = [sys.executable, "-m", "envbuild"]
     where = ["--recipes", str(folder), "--store", str(store.root), "--quiet", "--json"]
-    subprocess.run([*envbuild, "lock", str(recipe.ref), *where], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "envbuild", "lock", str(recipe.ref), "--only", "image", *where]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return where
+
+
+def _pin_changed(
+    recipe: Recipe, lock: Lock, store: Store, folder: Path, version: str, *, load: bool
+) -> float:
+    """A copy of the recipe with another tqdm, locked, built on a store that has the image before the change."""
+    where = change_pin(recipe, store, folder, version)
+    envbuild = [sys.executable, "-m", "envbuild"]
     started = time.monotonic()
     loading = [] if load else ["--no-load"]
     done = subprocess.run(
@@ -181,7 +188,7 @@ def _pin_changed(
     return time.monotonic() - started - answer["seconds"].get("fetch", 0.0)
 
 
-def _docker_base(lock: Lock, store: Store, folder: Path) -> None:
+def docker_base(lock: Lock, store: Store, folder: Path) -> None:
     """Docker's FROM: the same base and virtual environment, imported as one layer."""
     image = image_of(lock)
     assert image is not None
@@ -191,10 +198,10 @@ def _docker_base(lock: Lock, store: Store, folder: Path) -> None:
             subprocess.run(["gzip", "-dc", str(store.layout.path(layer.digest))], stdout=out, check=True)
     dockerfile = "FROM scratch\nADD base.tar /\nADD files.tar /\n"
     (folder / "base.Dockerfile").write_text(dockerfile)
-    _buildx(["-t", "envbuild-benchmark-base", "-f", str(folder / "base.Dockerfile"), str(folder)])
+    buildx(["-t", "envbuild-benchmark-base", "-f", str(folder / "base.Dockerfile"), str(folder)])
 
 
-def _docker_build(lock: Lock, store: Store, folder: Path, run: int) -> float:
+def docker_build(lock: Lock, store: Store, folder: Path, run: int) -> float:
     context, wheels, tools = folder / f"context-{run}", folder / "wheels", folder / "tools"
     for place in (context, wheels, tools):
         place.mkdir(exist_ok=True)
@@ -209,7 +216,7 @@ def _docker_build(lock: Lock, store: Store, folder: Path, run: int) -> float:
     (context / "requirements.txt").write_text(pins + f"# run {run} at {time.time()}\n")
     (context / "Dockerfile").write_text(DOCKERFILE)
     started = time.monotonic()
-    _buildx(
+    buildx(
         ["--build-context", f"wheels={wheels}", "--build-context", f"tools={tools}"]
         + ["-t", "envbuild-benchmark", str(context)]
     )
@@ -222,7 +229,7 @@ def _docker_run(image: str, code: str) -> None:
     subprocess.run(["docker", "run", "--rm", image, "/opt/venv/bin/python", "-c", code], check=True)
 
 
-def _buildx(arguments: list[str]) -> None:
+def buildx(arguments: list[str]) -> None:
     program = "/usr/bin/docker" if Path("/usr/bin/docker").exists() else "docker"
     subprocess.run([program, "buildx", "build", "--load", "--progress=quiet", *arguments], check=True)
 

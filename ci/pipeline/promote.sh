@@ -23,4 +23,4 @@ else
 fi
 envbuild promote "$repository@${ENVBUILD_DIGEST:?is not set: the digest that publish.sh printed}" --key "$gate_key" "$@"
 unset ENVBUILD_SIGNING_KEY
-envbuild verify "$repository:$tag" --key "$gate_key" --key "$build_key"
+envbuild verify "$repository:$tag" --gate-key "$gate_key" --key "$build_key"

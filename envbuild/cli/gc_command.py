@@ -8,22 +8,32 @@ import click
 
 from envbuild.cli.context import Context, common
 from envbuild.cli.terminal import size
+from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock, Lock, read_conda_lock, read_lock
 from envbuild.recipe import list_recipes
+from envbuild.recipe.suggest import nearest
 from envbuild.sandbox import Sandbox
-from envbuild.store import Keep, collect
+from envbuild.store import Keep, Store, collect
 
 
 @click.command()
 @click.option("--all", "everything", is_flag=True, help="Keep only what a named image needs, no artifacts.")
+@click.option(
+    "--forget",
+    multiple=True,
+    metavar="NAME",
+    help="Forget this name of an image first, as `envbuild pull` gave it (repeatable).",
+)
 @common
-def command(context: Context, everything: bool) -> None:
+def command(context: Context, everything: bool, forget: tuple[str, ...]) -> None:
     """Remove from the store what no image name and no lock of a known recipe needs.
 
-    Images that have a name are kept. Artifacts that a lock names are kept too, so that a rebuild fetches nothing;
-    --all removes them as well.
+    Images that have a name are kept, pulled ones too, until --forget. Artifacts that a lock names are kept too, so that
+    a rebuild fetches nothing; --all removes them as well.
     """
     store = context.store()
+    for name in forget:
+        _forget(store, name)
     recipes = list_recipes(context.settings.recipes)
     locks = [read_lock(r.lock_path) for r in recipes if r.lock_path.exists()]
     conda = [read_conda_lock(r.conda_lock_path) for r in recipes if r.conda_lock_path.exists()]
@@ -39,6 +49,19 @@ def command(context: Context, everything: bool) -> None:
         value,
         f"freed {size(freed.bytes)}: {freed.artifacts} artifacts, {freed.blobs} blobs, {freed.roots} roots",
     )
+
+
+def _forget(store: Store, name: str) -> None:
+    if name not in store.layout.tags():
+        near = nearest(name, store.layout.tags())
+        raise EnvbuildError(
+            "no-such-image",
+            f"the store knows no image by the name {name}",
+            where=str(store.layout.root),
+            hint=f"did you mean {near[0]}?" if near else "oci/index.json in the store has the names",
+            exit=Exit.INPUT,
+        )
+    store.layout.untag(name)
 
 
 def keep_of(locks: Sequence[Lock], conda: Sequence[CondaLock] = ()) -> Keep:

@@ -68,6 +68,7 @@ def command(
             "ref": ref,
             "digest": digest,
             "tags": list(proof.tags),
+            "moved_from": None,
             "verdict": proof.to_dict(),
             "keys": [key.id for key in signed.keys],
         },

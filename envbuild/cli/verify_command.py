@@ -11,6 +11,7 @@ from envbuild.cli.keys import trusted
 from envbuild.cli.registries import plainly
 from envbuild.cli.terminal import Terminal
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate import keys_in
 
 _MARKS = {"holds": "✓", "fails": "✗", "missing": "–"}
 
@@ -25,9 +26,19 @@ _MARKS = {"holds": "✓", "fails": "✗", "missing": "–"}
     metavar="PEM",
     help="Believe this public key too: what `envbuild key show` printed at the publisher's (repeatable).",
 )
+@click.option(
+    "--gate-key",
+    "gate",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="PEM",
+    help="Believe a verdict only by this key: that of the machines with GPUs (repeatable) [default: as --key].",
+)
 @click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
 @common
-def command(context: Context, name: str, keys: tuple[Path, ...], plain_http: bool) -> int:
+def command(
+    context: Context, name: str, keys: tuple[Path, ...], gate: tuple[Path, ...], plain_http: bool
+) -> int:
     """Check a published image: digests, lock, SBOM, provenance, verdict, and who signed them.
 
     Says of each what holds, what does not, and what is not there; exit 5 where something does not hold or is not
@@ -39,10 +50,13 @@ def command(context: Context, name: str, keys: tuple[Path, ...], plain_http: boo
     from envbuild.registry.reference import parse_image_name
 
     believed = trusted(context, keys)
+    judges = keys_in(gate)
     if plain_http:
         context = plainly(context, parse_image_name(name).repository)
     found = find(context, name)
-    done = verify_image(found.remote, found.image, found.proofs, trusted=believed, tag=found.name.tag)
+    done = verify_image(
+        found.remote, found.image, found.proofs, trusted=believed, gate=judges, tag=found.name.tag
+    )
     bad = [finding for finding in done.findings if finding.status != "holds"]
     refusal = None
     if bad:

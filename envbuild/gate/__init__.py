@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from envbuild.gate.expect import expect
 from envbuild.gate.here import find_python, run_here
-from envbuild.gate.keys import PublicKey, SigningKey, known_key, signing_key, trusted_keys
+from envbuild.gate.keys import PublicKey, SigningKey, keys_in, known_key, signing_key, trusted_keys
 from envbuild.gate.promote import compare, promote, require_image
 from envbuild.gate.report import Report, parse_report
 from envbuild.gate.signed import SignedVerdict, read_signed, read_verdict, sign_verdict, write_verdict
@@ -21,6 +21,7 @@ __all__ = [
     "compare",
     "expect",
     "find_python",
+    "keys_in",
     "known_key",
     "make_verdict",
     "parse_report",

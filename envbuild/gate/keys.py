@@ -121,7 +121,17 @@ def trusted_keys(
     own = known_key(environ, folder)
     found = [] if own is None else [own.public]
     named = [Path(part).expanduser() for part in environ.get(TRUSTED, "").split(os.pathsep) if part]
-    for path in (*files, *named):
+    return tuple(dict.fromkeys([*found, *keys_in((*files, *named))]))
+
+
+def keys_in(files: Sequence[Path]) -> tuple[PublicKey, ...]:
+    """The public keys of PEM files, and of the ``*.pem`` of folders.
+
+    Raises:
+        EnvbuildError: exit 2 for a file that is missing or holds no Ed25519 public key.
+    """
+    found: list[PublicKey] = []
+    for path in files:
         for file in sorted(path.glob("*.pem")) if path.is_dir() else [path]:
             found += public_keys(_read(file), where=str(file))
     return tuple(dict.fromkeys(found))

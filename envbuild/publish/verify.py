@@ -69,6 +69,7 @@ def verify_image(
     proofs: Sequence[Proof],
     *,
     trusted: Sequence[PublicKey],
+    gate: Sequence[PublicKey],
     tag: str | None,
 ) -> Verification:
     """Ask everything that can be asked of an image without fetching its layers.
@@ -78,6 +79,7 @@ def verify_image(
         image: manifest and config, whose digests were checked when they were read.
         proofs: what is attached.
         trusted: the keys that are believed.
+        gate: the keys that alone are believed of a verdict; none: as ``trusted``.
         tag: the tag that it was named by, if any: a tag without ``-candidate`` promises a passing verdict.
 
     Raises:
@@ -90,9 +92,11 @@ def verify_image(
     ]
     lock, about_lock = _lock(image, proofs)
     findings.append(about_lock)
+    if tag is not None and lock is not None:
+        findings.append(_tag(lock, tag))
     bill, about_bill = _sbom(image, proofs, lock, trusted)
     origin, about_origin = _provenance(image, proofs, lock, trusted)
-    verdict, about_verdict = _verdict(image, proofs, lock, trusted, tag)
+    verdict, about_verdict = _verdict(image, proofs, lock, gate or trusted, tag)
     findings += [about_bill, about_origin, about_verdict]
     signers = [*bill, *origin, *(verdict.keys if verdict else ())]
     return Verification(
@@ -143,6 +147,15 @@ def _lock(image: RemoteImage, proofs: Sequence[Proof]) -> tuple[Lock | None, Fin
             return lock, Finding(question="lock", status="holds", text=text)
         problems.append(f"it gives {made_of.digest if made_of else 'no image'}, not this one")
     return None, Finding(question="lock", status="fails", text="; ".join(dict.fromkeys(problems)))
+
+
+def _tag(lock: Lock, tag: str) -> Finding:
+    """The tag is the recipe's: an older image under a newer one's tag proves itself, and is another image."""
+    own = lock.ref.tag
+    if tag in (own, f"{own}-candidate"):
+        return Finding(question="tag", status="holds", text=f"{tag} is the recipe's own")
+    text = f"{tag} names the image of {lock.ref}, whose own tag is {own}"
+    return Finding(question="tag", status="fails", text=text)
 
 
 def _sbom(

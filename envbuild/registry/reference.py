@@ -98,7 +98,7 @@ def parse_neighbour(text: str, repository: Repository) -> str:
         EnvbuildError: ``bad-repository``: malformed, with a tag or digest, or in another registry (exit 2).
     """
     path = text.removeprefix(f"{repository.registry}/")
-    if _REPOSITORY.fullmatch(path):
+    if _REPOSITORY.fullmatch(path) and not _split(path)[0]:
         return path
     form = f"REPOSITORY or {repository.registry}/REPOSITORY, without tag and digest"
     raise _bad_repository(text, f"is not the name of a repository of {repository.registry}", form)

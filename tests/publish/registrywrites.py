@@ -27,9 +27,9 @@ def send(address: str, data: bytes, media_type: str, method: str = "PUT") -> str
         return str(answer.headers.get("Location", ""))
 
 
-def put_manifest(shop: Shop, tag: str, manifest: Any) -> str:
-    """Write a manifest; returns its digest."""
-    data = json.dumps(manifest).encode()
+def put_manifest(shop: Shop, tag: str, manifest: Any, *, as_it_is: bytes | None = None) -> str:
+    """Write a manifest, in these very bytes where they are given; returns its digest."""
+    data = as_it_is or json.dumps(manifest).encode()
     kind = INDEX if "manifests" in manifest else MANIFEST
     send(f"http://{shop.host}/v2/{shop.path}/manifests/{tag}", data, kind)
     return "sha256:" + hashlib.sha256(data).hexdigest()

@@ -44,6 +44,11 @@ def test_pull_by_digest_and_by_tag(shop: Shop, far: Shop) -> None:
     assert (again.value["bytes_fetched"], again.value["name"]) == (0, f"{shop.repo}:v1-candidate")
     seen = json.loads(run("skopeo", "inspect", f"oci:{far.store}/oci:{shop.repo}:v1-candidate"))
     assert seen["Digest"] == shop.image.digest
+    names = [done.value["name"], again.value["name"]]
+    assert far.cli("gc", "--all", "--json").value["blobs"] == 0
+    far.cli.fails(3, "no-such-image", "gc", "--forget", f"{shop.repo}:v1")
+    freed = far.cli("gc", "--all", "--json", "--forget", names[0], "--forget", names[1])
+    assert freed.value["blobs"] == len(expected)
 
 
 @pytest.mark.docker

@@ -65,7 +65,7 @@ def test_everything_holds_for_who_has_the_keys(customer: Shop, keys: list[str]) 
     assert done.value["holds"] is True
     assert set(statuses(done.value).values()) == {"holds"}
     assert list(statuses(done.value)) == [
-        "manifest", "config", "layers", "lock", "SBOM", "provenance", "verdict",
+        "manifest", "config", "layers", "lock", "tag", "SBOM", "provenance", "verdict",
     ]  # fmt: skip
     assert "2 × NVIDIA H200, driver 580.159.04" in said(done.value, "verdict")
     assert done.value["ref"] == "small:v1"
@@ -73,7 +73,7 @@ def test_everything_holds_for_who_has_the_keys(customer: Shop, keys: list[str]) 
     assert not any(Path(customer.cli.env["ENVBUILD_STORE"]).glob("oci/blobs/sha256/*"))
     text = customer.cli("verify", f"{customer.repo}@{customer.image.digest}", *keys)
     assert text.code == 0
-    assert text.out.count("✓") == 7
+    assert text.out.count("✓") == 7  # without a tag there is nothing to say of it
 
 
 def test_without_keys_nothing_that_is_signed_is_believed(customer: Shop, keys: list[str]) -> None:
@@ -81,7 +81,7 @@ def test_without_keys_nothing_that_is_signed_is_believed(customer: Shop, keys: l
     assert done.code == 5
     assert done.value["error"]["id"] == "not-verified"
     assert statuses(done.value) == {
-        "manifest": "holds", "config": "holds", "layers": "holds", "lock": "holds",
+        "manifest": "holds", "config": "holds", "layers": "holds", "lock": "holds", "tag": "holds",
         "SBOM": "fails", "provenance": "fails", "verdict": "fails",
     }  # fmt: skip
     assert "not trusted here" in said(done.value, "SBOM")
@@ -214,3 +214,21 @@ def test_what_is_no_image(shop: Shop) -> None:
     put_manifest(shop, "several", index)
     shop.cli.fails(3, "unusable-image", "verify", f"{shop.repo}:several")
     shop.cli.fails(2, "bad-image-reference", "verify", "small:v1")
+
+
+def test_a_proven_image_under_another_tag(customer: Shop, keys: list[str]) -> None:
+    """Whoever may write there lets v2 mean the old image, with all its proofs."""
+    put_manifest(customer, "v2", customer.ask("manifests/v1"), as_it_is=customer.image.manifest_bytes)
+    done = customer.cli("verify", f"{customer.repo}:v2", "--json", *keys)
+    assert done.code == 5
+    assert [name for name, status in statuses(done.value).items() if status != "holds"] == ["tag"]
+    assert "small:v1" in said(done.value, "tag")
+
+
+def test_with_a_gate_key_no_other_key_vouches_for_a_verdict(shop: Shop) -> None:
+    """The builder signed a verdict of its own making."""
+    assert shop.publish("--verdict", str(shop.verdict())).code == 0
+    assert shop.cli("verify", f"{shop.repo}:v1").code == 0
+    done = shop.cli("verify", f"{shop.repo}:v1", "--gate-key", shop.pem(GATE), "--json")
+    assert [name for name, status in statuses(done.value).items() if status != "holds"] == ["verdict"]
+    assert "not trusted here" in said(done.value, "verdict")
