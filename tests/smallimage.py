@@ -20,7 +20,8 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 import envbuild
-from envbuild.image.assemble import Built, Workshop, assemble
+from envbuild.image.assemble import Built, assemble
+from envbuild.image.workshop import Workshop
 from envbuild.lock import Indexes, Lock, lock_bytes, read_lock, sources_for
 from envbuild.lock.model import Artifact
 from envbuild.progress import SilentProgress

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from envbuild.cli.context import Context
 from envbuild.cli.files import replace_file
 from envbuild.engine import ImageRef, survey
 from envbuild.gate import Subject, expect, subject_of
-from envbuild.image.assemble import Built, Workshop, assemble
+from envbuild.image.assemble import Built, assemble
 from envbuild.image.locked import unpacked_image
 from envbuild.image.plan import ImageBase
+from envbuild.image.workshop import Workshop
 from envbuild.layers.licences import add_licences
 from envbuild.lock import Lock, lock_bytes
 from envbuild.lock.licences import known_licences, with_licences
@@ -89,6 +91,21 @@ def build(context: Context, ref: str, *, base: str | None = None, unpacked: bool
         built=built,
         image=named(store, built.image, recipe.ref.candidate),
     )
+
+
+def layer_values(image: Image, made: Sequence[str]) -> list[dict[str, object]]:
+    """``layers`` of ``envbuild image --json``; ``made`` are the names of those that this run made."""
+    return [
+        {
+            "name": layer.name,
+            "digest": layer.digest,
+            "diff_id": layer.diff_id,
+            "size": layer.size,
+            "artifacts": list(layer.artifacts),
+            "made": layer.name in made,
+        }
+        for layer in image.layers
+    ]
 
 
 def _pulled(context: Context, reference: str, workshop: Workshop) -> ImageBase:

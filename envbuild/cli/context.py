@@ -16,7 +16,7 @@ from envbuild.cli.terminal import Terminal
 from envbuild.errors import EnvbuildError, Exit
 
 if TYPE_CHECKING:
-    from envbuild.image.assemble import Workshop
+    from envbuild.image.workshop import Workshop
     from envbuild.lock.conda.model import CondaLock
     from envbuild.lock.model import Artifact, Lock
     from envbuild.recipe.model import Recipe
@@ -111,7 +111,7 @@ class Context:
     def workshop(self, lock: Lock, store: Store) -> Workshop:
         """What assembling ``lock`` needs of this machine."""
         from envbuild.cli.registries import elsewhere_of
-        from envbuild.image.assemble import Workshop
+        from envbuild.image.workshop import Workshop
         from envbuild.lock import Indexes, sources_for
         from envbuild.sandbox import Sandbox
         from envbuild.store import Http, Wanted, fetch

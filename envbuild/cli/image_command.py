@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from envbuild.cli.build import build
+from envbuild.cli.build import build, layer_values
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target
 from envbuild.cli.image_there import image_there, tell_there
@@ -248,17 +248,7 @@ def _print(
         "candidate": not proof.promoted,
         "verdict": proof.to_dict(),
         "size": total,
-        "layers": [
-            {
-                "name": layer.name,
-                "digest": layer.digest,
-                "diff_id": layer.diff_id,
-                "size": layer.size,
-                "artifacts": list(layer.artifacts),
-                "made": layer.name in built.made,
-            }
-            for layer in built.image.layers
-        ],
+        "layers": layer_values(built.image, built.made),
         "engine": loaded,
         "output": str(output) if output else None,
         "registry": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from envbuild.cli.build import layer_values
 from envbuild.cli.context import Context
 from envbuild.cli.registries import REGISTRY, configured
 from envbuild.cli.terminal import Terminal, size
@@ -86,17 +87,7 @@ def tell_there(context: Context, there: There, *, require_verdict: bool) -> int:
         "candidate": not there.promoted,
         "verdict": None,
         "size": total,
-        "layers": [
-            {
-                "name": layer.name,
-                "digest": layer.digest,
-                "diff_id": layer.diff_id,
-                "size": layer.size,
-                "artifacts": list(layer.artifacts),
-                "made": False,
-            }
-            for layer in image.layers
-        ],
+        "layers": layer_values(image, ()),
         "engine": None,
         "output": None,
         "registry": pinned,

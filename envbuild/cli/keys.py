@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
+import click
 from platformdirs import user_config_path
 
 from envbuild.cli.context import Context
 from envbuild.gate import PublicKey, SigningKey, known_key, signing_key, trusted_keys
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def key_option(where: str) -> Callable[[_Function], _Function]:
+    """``--key PEM``, given to the command as ``keys``; ``where`` says on whose machine the key is to be had."""
+    return click.option(
+        "--key",
+        "keys",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        metavar="PEM",
+        help=f"Believe this public key too: what `envbuild key show` printed {where} (repeatable).",
+    )
 
 
 def own_key(context: Context) -> SigningKey:

@@ -8,9 +8,9 @@ import click
 
 from envbuild.cli.context import Context, common
 from envbuild.cli.docker_named import candidate_of, recipe_of
-from envbuild.cli.keys import own_key, trusted
+from envbuild.cli.keys import key_option, own_key, trusted
 from envbuild.cli.proof import give_tag, verdict_path
-from envbuild.cli.registries import plainly
+from envbuild.cli.registries import plain_http_option, plainly
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import Verdict, expect, promote, read_signed, require_image, subject_of, write_verdict
 from envbuild.image.locked import image_of
@@ -25,16 +25,9 @@ from envbuild.registry.reference import is_image_name, parse_image_name
     type=click.Path(path_type=Path, dir_okay=False),
     help="What `envbuild smoke --report FILE` wrote on a machine with GPUs [in a registry: the attached one].",
 )
-@click.option(
-    "--key",
-    "keys",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PEM",
-    help="Believe this public key too: what `envbuild key show` printed where the suite ran (repeatable).",
-)
+@key_option("where the suite ran")
 @click.option("--move-tag", is_flag=True, help="In a registry: move a tag that means another image.")
-@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with the registry.")
+@plain_http_option
 @common
 def command(
     context: Context, ref: str, file: Path | None, keys: tuple[Path, ...], move_tag: bool, plain_http: bool

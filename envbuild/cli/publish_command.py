@@ -10,8 +10,8 @@ import click
 
 from envbuild.cli.build import build
 from envbuild.cli.context import Context, common
-from envbuild.cli.keys import own_key, trusted
-from envbuild.cli.registries import CACHE, REGISTRY, configured, plainly, remote_of
+from envbuild.cli.keys import key_option, own_key, trusted
+from envbuild.cli.registries import CACHE, REGISTRY, configured, plain_http_option, plainly, remote_of
 from envbuild.cli.terminal import size
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import SignedVerdict, expect, promote, read_signed, require_image, subject_of
@@ -36,14 +36,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="The signed verdict about the image [default: the one that the store has].",
 )
-@click.option(
-    "--key",
-    "keys",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PEM",
-    help="Believe this public key too: what `envbuild key show` printed where the suite ran (repeatable).",
-)
+@key_option("where the suite ran")
 @click.option(
     "--by-digest", is_flag=True, help="Give no tag: push image and proofs, and let `envbuild promote` tag it."
 )
@@ -55,7 +48,7 @@ if TYPE_CHECKING:
     metavar="REPO",
     help="Another repository of this registry that may have the layers (repeatable); so may the layer cache.",
 )
-@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
+@plain_http_option
 @common
 def command(
     context: Context,

@@ -7,14 +7,14 @@ import time
 import click
 
 from envbuild.cli.context import Context, common
-from envbuild.cli.registries import plainly
+from envbuild.cli.registries import plain_http_option, plainly
 from envbuild.cli.terminal import size
 
 
 @click.command()
 @click.argument("name", metavar="REGISTRY/REPO:TAG|REGISTRY/REPO@sha256:…")
 @click.option("--load", is_flag=True, help="Load it into a Docker engine too.")
-@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
+@plain_http_option
 @common
 def command(context: Context, name: str, load: bool, plain_http: bool) -> None:
     """Bring an image of a registry into the store; every blob is checked against its digest.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import click
+
 from envbuild.errors import EnvbuildError
 
 if TYPE_CHECKING:
     from envbuild.cli.context import Context
-    from envbuild.image.assemble import Elsewhere
+    from envbuild.image.workshop import Elsewhere
     from envbuild.registry.reference import Repository
     from envbuild.registry.remote import Remote
     from envbuild.store import Store
@@ -23,6 +25,12 @@ CACHE = "ENVBUILD_LAYER_CACHE"
 
 PLAIN = "ENVBUILD_PLAIN_HTTP"
 """The registries besides this machine's that are spoken to without TLS: hosts with their ports, with commas."""
+
+
+plain_http_option = click.option(
+    "--plain-http", is_flag=True, help="Speak HTTP without TLS with the image's registry."
+)
+"""``--plain-http``, given to the command as ``plain_http``; :func:`plainly` does it."""
 
 
 def plainly(context: Context, repository: Repository) -> Context:
@@ -61,7 +69,7 @@ def configured(context: Context, variable: str) -> Remote | None:
 
 def elsewhere_of(context: Context, store: Store) -> Elsewhere:
     """Where layers are looked for that the store lacks: the layer cache, then the registry (by locked digests only)."""
-    from envbuild.image.assemble import Nowhere
+    from envbuild.image.workshop import Nowhere
 
     remotes = [(configured(context, CACHE), True), (configured(context, REGISTRY), False)]
     found = [(remote, by_key) for remote, by_key in remotes if remote is not None]

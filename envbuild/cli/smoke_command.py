@@ -16,7 +16,7 @@ from envbuild.cli.keys import own_key
 from envbuild.cli.live import suite_progress
 from envbuild.cli.named import ref_of
 from envbuild.cli.proof import ask_suite, verdict_path
-from envbuild.cli.registries import plainly, remote_of
+from envbuild.cli.registries import plain_http_option, plainly, remote_of
 from envbuild.cli.verdict_table import verdict_table
 from envbuild.engine import NAMES
 from envbuild.engine.gpus import find_driver
@@ -48,7 +48,7 @@ from envbuild.registry.reference import is_image_name, parse_image_name
     help="Ask the environment of this interpreter.",
 )
 @click.option("--attach", is_flag=True, help="Attach the verdict to IMAGE in its registry.")
-@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with IMAGE's registry.")
+@plain_http_option
 @common
 def command(
     context: Context,

@@ -8,7 +8,7 @@ import click
 
 from envbuild.cli.context import Context, common
 from envbuild.cli.files import check_target, replace_file
-from envbuild.cli.keys import trusted
+from envbuild.cli.keys import key_option, trusted
 from envbuild.cli.verdict_table import verdict_table
 from envbuild.gate import read_signed
 
@@ -16,14 +16,7 @@ from envbuild.gate import read_signed
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write it as a page to HTML.")
-@click.option(
-    "--key",
-    "keys",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PEM",
-    help="Believe this public key too: what `envbuild key show` printed where the suite ran (repeatable).",
-)
+@key_option("where the suite ran")
 @common
 def command(context: Context, file: Path, html: Path | None, keys: tuple[Path, ...]) -> None:
     """Check who signed the verdict in FILE and show what it says; nothing is run or tagged.

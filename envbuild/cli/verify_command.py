@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from envbuild.cli.context import Context, common
-from envbuild.cli.keys import trusted
-from envbuild.cli.registries import plainly
+from envbuild.cli.keys import key_option, trusted
+from envbuild.cli.registries import plain_http_option, plainly
 from envbuild.cli.terminal import Terminal
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import keys_in
@@ -18,14 +18,7 @@ _MARKS = {"holds": "✓", "fails": "✗", "missing": "–"}
 
 @click.command()
 @click.argument("name", metavar="REGISTRY/REPO:TAG|REGISTRY/REPO@sha256:…")
-@click.option(
-    "--key",
-    "keys",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    metavar="PEM",
-    help="Believe this public key too: what `envbuild key show` printed at the publisher's (repeatable).",
-)
+@key_option("at the publisher's")
 @click.option(
     "--gate-key",
     "gate",
@@ -34,7 +27,7 @@ _MARKS = {"holds": "✓", "fails": "✗", "missing": "–"}
     metavar="PEM",
     help="Believe a verdict only by this key: that of the machines with GPUs (repeatable) [default: as --key].",
 )
-@click.option("--plain-http", is_flag=True, help="Speak HTTP without TLS with this registry.")
+@plain_http_option
 @common
 def command(
     context: Context, name: str, keys: tuple[Path, ...], gate: tuple[Path, ...], plain_http: bool

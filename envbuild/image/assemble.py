@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.locked import compare, locked_image, recorded, to_record
 from envbuild.image.plan import ImageBase, LayerPlan, Plan, interpreter_key, plan_image
 from envbuild.image.toolkit import make_toolkit
+from envbuild.image.workshop import Workshop
 from envbuild.layers.base import base_key, base_root, build_base
 from envbuild.layers.base_image import base_from_image
 from envbuild.layers.bytecode import bytecode_layer, compile_wheels
@@ -24,74 +24,11 @@ from envbuild.lock.model import Artifact, ImageLock, Lock
 from envbuild.native import build_operator
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
-from envbuild.progress import Progress, Within
-from envbuild.sandbox import Sandbox
+from envbuild.progress import Within
 from envbuild.store import Store
 
 _OF_WHEELS = ("wheels", "bytecode")
 """The kinds of layers that are made of wheels."""
-
-
-class Elsewhere(Protocol):
-    """A place besides the store where layers and compiled operators may be: a registry."""
-
-    def layers(self, missing: Sequence[tuple[LayerPlan, Layer | None]]) -> tuple[Mapping[str, Layer], int]:
-        """Those of ``missing`` that need not be made here, by name, and the bytes that came over the network.
-
-        Each comes with what the lock says of it (``None`` before the first build). A layer that is answered is in the
-        store's layout now, or the caller knows what to do without it.
-        """
-
-    def operator(self, lock: Lock) -> Artifact | None:
-        """DeepSpeed's compiled wheel, brought into the store; ``None`` where it must be compiled."""
-
-    def made(self, plan: LayerPlan, layer: Layer) -> None:
-        """Hear of a layer that was made here."""
-
-    def compiled(self, lock: Lock, wheel: Artifact) -> None:
-        """Hear of the wheel that was compiled."""
-
-    def finish(self) -> int:
-        """The image is made: send what is to be kept; returns the bytes that were sent."""
-
-
-class Nowhere:
-    """No such place: the store is all there is."""
-
-    def layers(self, missing: Sequence[tuple[LayerPlan, Layer | None]]) -> tuple[Mapping[str, Layer], int]:
-        """None of them."""
-        return {}, 0
-
-    def operator(self, lock: Lock) -> Artifact | None:
-        """None."""
-        return None
-
-    def made(self, plan: LayerPlan, layer: Layer) -> None:
-        """Nothing."""
-
-    def compiled(self, lock: Lock, wheel: Artifact) -> None:
-        """Nothing."""
-
-    def finish(self) -> int:
-        """Nothing."""
-        return 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
-    """What assembling needs of the machine. Network and sandbox are asked for only where something is missing.
-
-    ``fetch`` brings artifacts into the store and returns the bytes that were transferred; ``sandbox`` finds a way
-    to enter a root filesystem. ``jobs`` is the number of threads and processes. ``elsewhere`` is asked before a layer
-    is made.
-    """
-
-    store: Store
-    progress: Progress
-    jobs: int
-    fetch: Callable[[Sequence[Artifact]], int]
-    sandbox: Callable[[], Sandbox]
-    elsewhere: Elsewhere = field(default_factory=Nowhere)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

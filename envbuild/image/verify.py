@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from envbuild.image.assemble import Workshop, assemble
+from envbuild.image.assemble import assemble
+from envbuild.image.workshop import Workshop
 from envbuild.lock.model import Lock
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from envbuild.image.assemble import Workshop, assemble
+from envbuild.image.assemble import assemble
 from envbuild.image.plan import plan_image
+from envbuild.image.workshop import Workshop
 from envbuild.lock.model import Lock
 from envbuild.oci.descriptor import MANIFEST
 from envbuild.oci.image import Image

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from envbuild.image.assemble import Elsewhere
 from envbuild.image.plan import LayerPlan
+from envbuild.image.workshop import Elsewhere
 from envbuild.lock.model import Artifact, Lock
 from envbuild.oci.layer import Layer
 from envbuild.publish.views import is_view

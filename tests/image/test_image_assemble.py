@@ -152,7 +152,8 @@ def test_verifying_names_the_paths_that_differ(small: SmallWorld) -> None:
 OTHER = """
 import sys
 from pathlib import Path
-from envbuild.image.assemble import Workshop, assemble
+from envbuild.image.assemble import assemble
+from envbuild.image.workshop import Workshop
 from envbuild.lock import read_lock
 from envbuild.progress import SilentProgress
 from envbuild.sandbox import Sandbox

@@ -18,7 +18,8 @@ from packaging.utils import canonicalize_name
 
 from envbuild.engine.docker import Docker
 from envbuild.engine.model import ImageRef
-from envbuild.image.assemble import Workshop, assemble
+from envbuild.image.assemble import assemble
+from envbuild.image.workshop import Workshop
 from envbuild.lock import Lock, read_lock
 from envbuild.lock.model import Artifact
 from envbuild.progress import SilentProgress
