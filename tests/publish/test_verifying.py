@@ -232,3 +232,31 @@ def test_with_a_gate_key_no_other_key_vouches_for_a_verdict(shop: Shop) -> None:
     done = shop.cli("verify", f"{shop.repo}:v1", "--gate-key", shop.pem(GATE), "--json")
     assert [name for name, status in statuses(done.value).items() if status != "holds"] == ["verdict"]
     assert "not trusted here" in said(done.value, "verdict")
+
+
+@pytest.mark.parametrize("kind", ["slsaprovenance1", "cyclonedx", TEST_RESULT])
+def test_cosign_finds_and_checks_the_proofs_in_the_registry(
+    published: Shop, keys: list[str], kind: str, tmp_path: Path
+) -> None:
+    """Without envbuild, without any service of Sigstore's: keys only."""
+    root = tmp_path / "root.json"
+    root.write_text('{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}')
+    own, gate = keys[1], keys[3]
+    signer, other = (gate, own) if kind == TEST_RESULT else (own, gate)
+
+    def attested(key: str) -> subprocess.CompletedProcess[str]:
+        options = [
+            "--new-bundle-format",
+            f"--trusted-root={root}",
+            "--insecure-ignore-tlog",
+            "--allow-http-registry",
+        ]
+        command = ["cosign", "verify-attestation", *options, "--key", key, "--type", kind, published.pinned]
+        env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    done = attested(signer)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(base64.b64decode(json.loads(done.stdout.splitlines()[0])["payload"]))
+    assert said["subject"][0]["digest"]["sha256"] == published.image.digest.removeprefix("sha256:")
+    assert attested(other).returncode != 0
