@@ -205,6 +205,8 @@ def _forget(cache: Path, gone: set[str]) -> int:
     count = 0
     for kind in _entries(cache):
         for path in _entries(kind):
+            if path.is_dir():
+                continue  # no record: what the conda solver keeps of a channel
             with guarded(path):
                 text = path.name + path.read_text("utf-8", errors="replace")
                 if gone.intersection(_HEX.findall(text)):

@@ -96,6 +96,16 @@ def test_records_of_what_is_gone_go_too(store: Store) -> None:
     assert freed.records == 2
 
 
+def test_what_the_conda_solver_keeps_is_no_record(store: Store) -> None:
+    """A channel that is read from a folder is a folder among the records."""
+    image_in(store, b"old")
+    kept = store.root / "cache/conda/folders/abc/noarch/repodata.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}")
+    assert collect(store, Keep(), progress=SilentProgress()).blobs == 3
+    assert kept.exists()
+
+
 def test_what_was_made_of_a_kept_artifact_stays_with_it(store: Store, tmp_path: Path) -> None:
     names = {}
     for name in ("wheel", "its byte code", "another wheel", "the other's byte code"):
