@@ -85,15 +85,23 @@ def names(store: Path) -> list[str]:
 
 
 CUTS: dict[str, list[tuple[str, Fault, bool]]] = {
-    "layers": [(r"^PATCH ", cut_upload(2_000), False), (r"^PATCH ", lose_upload(1_000), False)],
-    "answers": [(r"^PATCH ", lose_answer, False), (r"^PUT .*digest=", lose_answer, False)],
-    "manifests": [(r"^PUT .*manifests/sha256:", lose_answer, False), (rf"^PUT .*{TAG}", lose_answer, False)],
-    "questions": [(r"^HEAD .*blobs", cut(0), False), (r"^HEAD .*manifests", lose_answer, False)],
-    "500s": [(where, status(500), False) for where in (r"^POST", r"^PATCH", r"^PUT .*digest=", r"^PUT .*manif")],
-    "429s": [
-        (where, status(429, Retry_After="1"), False) for where in (r"^HEAD", r"^PATCH", r"^PUT .*manifests")
+    "cuts": [
+        (r"^HEAD .*blobs", cut(0), False),
+        (r"^PATCH ", cut_upload(2_000), False),
+        (r"^PATCH ", lose_upload(1_000), False),
+        (r"^PUT .*manifests/sha256:", lose_answer, False),
     ],
-}  # fmt: skip
+    "answers": [
+        (r"^HEAD .*manifests", lose_answer, False),
+        (r"^PATCH ", lose_answer, False),
+        (r"^PUT .*digest=", lose_answer, False),
+        (rf"^PUT .*{TAG}", lose_answer, False),
+    ],
+    "refusals": [
+        *((where, status(500), False) for where in (r"^POST", r"^PUT .*digest=", r"^PUT .*manifests")),
+        *((where, status(429, Retry_After="1"), False) for where in (r"^HEAD", r"^PATCH")),
+    ],
+}
 
 
 @pytest.mark.parametrize("which", list(CUTS))
@@ -181,8 +189,9 @@ def test_one_bit_changes_on_the_way_up(
     assert "\n hint: " in done.err
     assert shop.tags() == []
     assert shop.ask(f"manifests/{shop.image.digest}") == 404
-    assert shop.publish("--allow-unverified").code == 0
-    assert sound(shop)
+    if at == 100:
+        assert shop.publish("--allow-unverified").code == 0
+        assert sound(shop)
 
 
 @pytest.mark.parametrize(
