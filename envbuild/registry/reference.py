@@ -17,6 +17,7 @@ _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA
 _HUB = "docker.io"
 _HUB_API = "registry-1.docker.io"
 _HUB_ACCOUNT = "https://index.docker.io/v1/"
+_ACCOUNT = re.compile(r"^([a-z]+://)?[^/@]*:[^/@]*@(?!sha256:)")
 PLAIN_HTTP = "ENVBUILD_PLAIN_HTTP"
 
 
@@ -201,8 +202,9 @@ def _bare_host(host: str) -> str:
 
 
 def _bad_repository(text: str, what: str, form: str) -> EnvbuildError:
+    shown = _shown(text)
     return EnvbuildError(
-        "bad-repository", f"{text!r} {what}", hint=f"write {form}", exit=Exit.USAGE, where=text
+        "bad-repository", f"{shown!r} {what}", hint=f"write {form}", exit=Exit.USAGE, where=shown
     )
 
 
@@ -211,6 +213,12 @@ def _bad_digest(text: str, digest: str) -> EnvbuildError:
 
 
 def _bad(text: str, what: str, form: str = "REGISTRY/REPOSITORY@sha256:DIGEST") -> EnvbuildError:
+    shown = _shown(text)
     return EnvbuildError(
-        "bad-image-reference", f"{text!r} {what}", hint=f"write it as {form}", exit=Exit.USAGE, where=text
+        "bad-image-reference", f"{shown!r} {what}", hint=f"write it as {form}", exit=Exit.USAGE, where=shown
     )
+
+
+def _shown(text: str) -> str:
+    """``text`` without a user and password in front of a host, where somebody wrote them."""
+    return _ACCOUNT.sub(r"\1", text)

@@ -193,3 +193,15 @@ def test_any_text_is_an_image_name_or_not(text: str) -> None:
     else:
         assert is_image_name(text)
         assert parse_image_name(str(name)) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["me:pw@registry.example.org/team/app", "https://me:pw@registry.example.org/app"]
+)
+def test_a_password_that_somebody_wrote_into_a_name_is_not_printed(text: str) -> None:
+    for parse in (parse_repository, parse_image_name):
+        with pytest.raises(EnvbuildError) as refusal:
+            parse(text)
+        told = f"{refusal.value.message} {refusal.value.where} {refusal.value.hint}"
+        assert "pw" not in told
+        assert "registry.example.org" in told
