@@ -24,6 +24,7 @@ from verdictmaker import own_key, signed, verdict_about
 from envbuild.gate import SigningKey
 from envbuild.lock import Lock, lock_bytes, read_lock
 from envbuild.oci.image import Image
+from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "registry"))
@@ -179,13 +180,17 @@ def front(registry: str) -> Iterator[RegistryProxy]:
 
 
 @pytest.fixture
-def bare_store(small: SmallWorld, tmp_path: Path) -> Iterator[Store]:
-    """A store with the small image's artifacts and nothing that was made of them."""
+def bare_store(small: SmallWorld, tmp_path: Path) -> Store:
+    """A store with the small image's artifacts and the base that the sandbox made; every layer is still to be made."""
     store = Store.open(tmp_path / "bare")
     for artifact in (*small.lock.debian, *small.lock.python):
         os.link(small.store.artifact(artifact.sha256), store.artifact(artifact.sha256))
-    yield store
-    small.remove_roots(store)
+    shutil.copytree(small.store.root / "cache/base", store.root / "cache/base")
+    base = small.built.image.layers[0]
+    os.link(small.store.layout.path(base.digest), store.layout.path(base.digest))
+    root = root_name([base.diff_id])
+    (store.roots / root).symlink_to(small.store.roots / root)
+    return store
 
 
 def free_port() -> int:

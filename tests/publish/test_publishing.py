@@ -91,7 +91,7 @@ def test_the_verdict_in_the_store_counts_where_it_holds(shop: Shop) -> None:
 def test_wheel_layers_that_the_store_lacks_are_streamed_from_the_wheels(
     shop: Shop, small: SmallWorld, bare_store: Store
 ) -> None:
-    """Base and byte code are made anew; of the wheels' layers no file is ever written."""
+    """Byte code is made; of the wheels' layers no file is ever written."""
     other = shop.with_env(ENVBUILD_STORE=str(bare_store.root))
     done = other.publish("--by-digest")
     assert done.code == 0, done.err
