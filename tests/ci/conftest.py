@@ -1,68 +1,20 @@
-"""A checkout with recipes and the pipeline's scripts, run as a CI system runs them: a step with its variables."""
+"""The pipeline's scripts in a checkout, the small image, a registry."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checkout import Checkout
 from clirun import NOWHERE, ROOT
+from registry_server import start_registry
 from smallimage import SmallWorld
 
-for area in ("registry", "lock"):  # their stand-ins of the world outside are used here too
-    sys.path.append(str(ROOT / "tests" / area))
-
-from registry_server import start_registry  # noqa: E402
-
-
-@dataclass(frozen=True)
-class Checkout:
-    """A git checkout in ``folder``; ``env`` is what every step finds set."""
-
-    folder: Path
-    env: Mapping[str, str]
-
-    def git(self, *arguments: str) -> str:
-        """What git prints."""
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=self.folder,
-            env=dict(self.env),
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout.strip()
-
-    def commit(self, message: str = "a change") -> str:
-        """Commit everything; the commit's hash."""
-        self.git("add", "--all")
-        self.git("commit", "--quiet", "--message", message)
-        return self.git("rev-parse", "HEAD")
-
-    def step(self, script: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run ``ci/pipeline/SCRIPT`` as a step does: in the checkout, by its path."""
-        done = subprocess.run(
-            [f"ci/pipeline/{script}"],
-            cwd=self.folder,
-            env={**self.env, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=280,
-        )
-        assert not re.search("^Traceback", done.stderr, re.MULTILINE), done.stderr
-        return done
-
-    def with_env(self, **variables: str) -> Checkout:
-        """The same checkout with more variables."""
-        return replace(self, env={**self.env, **variables})
+sys.path.append(str(ROOT / "tests/lock"))  # its stand-ins of the world outside are used here too
 
 
 @pytest.fixture

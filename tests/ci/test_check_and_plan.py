@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from checkout import Checkout
 from clirun import ROOT
-from conftest import Checkout
 
 RENDERED = (
     "dockerfiles",

@@ -10,8 +10,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from checkout import Checkout
 from clirun import ROOT, Cli, Done
-from conftest import Checkout
 
 from envbuild.lock import read_lock
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from checkout import Checkout
 from clirun import ROOT
-from conftest import Checkout
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
 
 RECIPE = """\

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from clirun import Done
-from conftest import Shop
 from registry_proxy import RegistryProxy, claim, flip, lose_answer, refuse, status
 from registry_server import HTPASSWD, start_registry
 from registrywrites import put_manifest
+from shop import Shop
 from smallimage import REF, SmallWorld
 
 from envbuild.lock import lock_bytes

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from clirun import Done
-from conftest import Shop
 from registry_proxy import (
     Fault,
     Handler,
@@ -26,6 +25,7 @@ from registry_proxy import (
     status,
 )
 from registrywrites import BUNDLE, CYCLONEDX, LOCK, of_kind
+from shop import Shop
 from smallimage import REF, SmallWorld
 from verdictmaker import own_key
 

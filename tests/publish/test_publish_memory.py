@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from clirun import ROOT, Cli, Done
-from conftest import Shop
+from shop import Shop
 from smallimage import REF, SmallWorld
 
 from envbuild.lock import Artifact, lock_bytes, read_lock

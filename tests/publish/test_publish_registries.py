@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from authority import HOST, make_authority
 from clirun import Cli, Done
-from conftest import Shop, free_port, run
 from registry_proxy import RegistryProxy, expire, refuse
 from registry_server import HTPASSWD, start_registry
+from shop import Shop, free_port, run
 from smallimage import REF
 
 pytestmark = pytest.mark.network

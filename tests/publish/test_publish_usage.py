@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import GATE, Shop
 from registrywrites import INDEX, LOCK, MANIFEST, put_manifest
+from shop import GATE, Shop
 from smallimage import RECIPE, REF, SmallWorld
 from verdictmaker import own_key
 

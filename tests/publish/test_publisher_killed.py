@@ -11,8 +11,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from conftest import Shop
 from registry_proxy import Handler, RegistryProxy
+from shop import Shop
 from smallimage import REF
 
 pytestmark = pytest.mark.network

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import GATE, Shop, run
 from registrywrites import BUNDLE, PROVENANCE, of_kind, put_manifest, statement
+from shop import GATE, Shop, run
 from smallimage import REF, SmallWorld
 
 from envbuild.store import Store

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import GATE, Shop, run
 from registrywrites import BUNDLE, LOCK, TEST_RESULT, of_kind, put_manifest, replace_proof
+from shop import GATE, Shop, run
 from smallimage import REF, SmallWorld, wheel_artifact
 
 from envbuild.lock import lock_bytes

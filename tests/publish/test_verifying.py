@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import GATE, Shop
 from registrywrites import (
     BUNDLE,
     CYCLONEDX,
@@ -21,6 +20,7 @@ from registrywrites import (
     put_manifest,
     replace_proof,
 )
+from shop import GATE, Shop
 
 from envbuild.gate import SigningKey
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from realimage import REF, ROOT, Real, locked_digest
+from registry_server import start_registry
 
 from envbuild.image.locked import image_of
 from envbuild.image.plan import plan_image
@@ -23,9 +24,6 @@ from envbuild.publish.views import stored
 from envbuild.registry.reference import parse_repository
 from envbuild.registry.remote import Blob, Remote, push_all
 from envbuild.store import Http, Store
-
-sys.path.append(str(ROOT / "tests/registry"))
-from registry_server import start_registry
 
 pytestmark = [pytest.mark.real, pytest.mark.docker, pytest.mark.network]
 DOCKER = "/usr/bin/docker"

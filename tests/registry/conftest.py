@@ -1,24 +1,20 @@
 from __future__ import annotations
 
-import gzip
 import hashlib
-import io
 import json
-import random
 import subprocess
-import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from contents import make_image
 from modern_registry import ModernRegistry
 from registry_proxy import RegistryProxy
 from registry_server import start_registry
 
-from envbuild.oci.image import Image, RunConfig
-from envbuild.oci.layer import Layer
+from envbuild.oci.image import Image
 from envbuild.oci.layout import Layout
 from envbuild.registry import Remote, parse_repository
 from envbuild.store import Http, Store
@@ -35,26 +31,6 @@ class Pushed:
     docker: str
     index: str
     no_amd64: str
-
-
-def make_image(layout: Layout) -> Image:
-    layers = []
-    for seed in range(3):
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w") as tar:
-            entry = tarfile.TarInfo(f"file-{seed}")
-            entry.size = 300_000
-            tar.addfile(entry, io.BytesIO(random.Random(seed).randbytes(entry.size)))
-        with layout.writer() as writer:
-            writer.write(gzip.compress(buffer.getvalue(), 1, mtime=0))
-        diff_id = "sha256:" + hashlib.sha256(buffer.getvalue()).hexdigest()
-        layers.append(Layer(name=f"l{seed}", digest=writer.digest, diff_id=diff_id, size=writer.size))
-    run = RunConfig(env={"A": "b"}, entrypoint=(), cmd=("sh",), working_dir="/", user="root", labels={})
-    image = Image(layers=tuple(layers), run=run, created="2020-01-01T00:00:00Z")
-    layout.put(image.config_bytes)
-    layout.put(image.manifest_bytes)
-    layout.tag("image", image.manifest)
-    return image
 
 
 def put_manifest(port: int, data: bytes, media_type: str) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 import random
+import tarfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from envbuild.oci.descriptor import Descriptor
+from envbuild.oci.image import Image, RunConfig
+from envbuild.oci.layer import Layer
+from envbuild.oci.layout import Layout
 from envbuild.progress import SilentProgress
 from envbuild.registry import Blob, Remote, Sent, push_all
 
@@ -60,3 +66,23 @@ class Counted:
 
     def note(self, text: str) -> None:
         raise AssertionError(text)
+
+
+def make_image(layout: Layout) -> Image:
+    layers = []
+    for seed in range(3):
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as tar:
+            entry = tarfile.TarInfo(f"file-{seed}")
+            entry.size = 300_000
+            tar.addfile(entry, io.BytesIO(random.Random(seed).randbytes(entry.size)))
+        with layout.writer() as writer:
+            writer.write(gzip.compress(buffer.getvalue(), 1, mtime=0))
+        diff_id = "sha256:" + hashlib.sha256(buffer.getvalue()).hexdigest()
+        layers.append(Layer(name=f"l{seed}", digest=writer.digest, diff_id=diff_id, size=writer.size))
+    run = RunConfig(env={"A": "b"}, entrypoint=(), cmd=("sh",), working_dir="/", user="root", labels={})
+    image = Image(layers=tuple(layers), run=run, created="2020-01-01T00:00:00Z")
+    layout.put(image.config_bytes)
+    layout.put(image.manifest_bytes)
+    layout.tag("image", image.manifest)
+    return image

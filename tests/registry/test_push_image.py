@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from authority import make_authority
-from conftest import make_image
-from contents import push
+from contents import make_image, push
 from registry_proxy import RegistryProxy
 from registry_server import start_registry
 
