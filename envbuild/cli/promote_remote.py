@@ -34,7 +34,8 @@ def promote_remote(
     """Give the image its tag in its registry; no blob is moved.
 
     Raises:
-        EnvbuildError: exit 6: no verdict, or none that allows it, a lock that nobody vouches for, a tag that exists.
+        EnvbuildError: exit 6: no verdict, or none that allows it, a lock that nobody vouches for, a tag that exists;
+            exit 3: the recipe here asks for something else than its lock.
     """
     believed = trusted(context, keys)
     given = read_signed(file, trusted=believed) if file is not None else None
@@ -79,7 +80,7 @@ def _vouched(context: Context, found: Found, believed: Sequence[PublicKey]) -> L
     for recipe in list_recipes(context.settings.recipes):
         own = read_lock(recipe.lock_path) if recipe.makes_image and recipe.lock_path.exists() else None
         if own is not None and own.image is not None and own.image.digest == found.image.digest:
-            return own
+            return context.lock(recipe)  # which must agree with the recipe: its gate may ask for more by now
     lock = found.lock()
     if of_bytes(lock_bytes(lock)) in signed_lock_digests(found.proofs, found.image.digest, believed):
         return lock

@@ -162,6 +162,15 @@ def test_a_lock_whose_gate_asks_for_less_is_not_taken_for_the_images(shop: Shop,
     assert shop.tags() == []
 
 
+def test_a_recipe_whose_gate_asks_for_more_by_now_is_not_passed_by_its_old_lock(shop: Shop) -> None:
+    shop.publish("--by-digest")
+    attach_pass(shop)
+    recipe = shop.recipes / REF.replace(":", "/") / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("gpus = 2", "gpus = 4"))
+    shop.cli.fails(3, "lock-is-stale", "promote", shop.pinned, "--key", shop.pem(GATE))
+    assert shop.tags() == []
+
+
 def test_promote_with_a_verdicts_file_attaches_it(shop: Shop) -> None:
     shop.publish("--by-digest")
     verdict = str(shop.verdict(GATE))
