@@ -57,7 +57,7 @@ def conda_export(recipe: Recipe, conda: CondaLock, form: str) -> str:
 
     Raises:
         EnvbuildError: exit 3: the recipe makes no environment, its environment has no DeepSpeed, or the channel gives
-            a package no md5, which conda-lock asks for. Exit 2: conda-lock is wanted and not installed.
+            a package no md5, which conda-lock asks for.
     """
     if not recipe.makes_environment:
         raise EnvbuildError(
