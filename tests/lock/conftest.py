@@ -4,51 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from condaworld import NEEDS, CondaLocker
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
+from tinyrecipe import CP311, RECIPE, REF, Locker, Notes, impatient
 
 from envbuild.lock import Indexes, Lock, resolve
 from envbuild.lock.python.uv import index_urls
-from envbuild.progress import SilentProgress
-from envbuild.recipe import Ref, load_recipe
-from envbuild.store import Http, Store
-from envbuild.store.retry import Patience
+from envbuild.recipe import load_recipe
+from envbuild.store import Store
 
-RECIPE = """\
-description = "PyTorch for tests"
-
-[python]
-version = "3.11"
-packages = ["tqdm"]
-
-[torch]
-version = "2.7.1"
-
-[cuda]
-version = "12.6"
-cudnn = "9.5.1.17"
-nccl = "2.26.2"
-
-[deepspeed]
-version = "0.19.8"
-operators = ["fused_adam"]
-architectures = ["8.0", "9.0+PTX"]
-
-[debian]
-release = "bookworm"
-packages = ["less"]
-
-[gate]
-gpus = 2
-"""
-
-CP311 = "cp311-cp311-manylinux_2_28_x86_64"
 LINUX = "; platform_system == 'Linux' and platform_machine == 'x86_64'"
-REF = Ref(name="tiny", tag="v1")
 
 
 @pytest.fixture(scope="session")
@@ -169,27 +138,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-class Notes(SilentProgress):
-    """Progress that remembers what it was told to say."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
-
-
-def impatient(environ: dict[str, str]) -> Http:
-    """Connections that give up at once."""
-    return Http(environ=environ, patience=Patience(tries=1))
-
-
-Locker = Callable[..., Lock]
 
 
 @pytest.fixture

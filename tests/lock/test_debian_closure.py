@@ -6,10 +6,10 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import Locker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockworld import World
+from tinyrecipe import Locker
 
 from envbuild.errors import EnvbuildError
 from envbuild.lock.debian.closure import Offer, closure
