@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
 import samples
+from needed import need
 
 from envbuild.gate.figures import bandwidth, duration, key_number, size, training
 from envbuild.gate.page import page
@@ -249,10 +249,7 @@ def test_units():
 
 @pytest.fixture(scope="module")
 def browser():
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    return [found, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    return [need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 
 
 def dump(browser, file, profile, *options):

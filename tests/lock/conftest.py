@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from condaworld import NEEDS, CondaLocker
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
+from needed import need
 from tinyrecipe import CP311, RECIPE, REF, Locker, Notes, impatient
 
 from envbuild.lock import Indexes, Lock, resolve
@@ -23,6 +24,7 @@ LINUX = "; platform_system == 'Linux' and platform_machine == 'x86_64'"
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
     """A signing key. GnuPG's sockets want a short path."""
+    need("gpg", "gpgv")
     made = Keys.make(tmp_path_factory.mktemp("k"), "archive")
     yield made
     made.stop()
