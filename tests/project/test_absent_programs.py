@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from needed import PACKAGES
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,3 +59,11 @@ def test_a_module_that_says_what_it_needs_is_skipped_whole(without_skopeo: str) 
     done = pytest_here("tests/layers/test_partial_pulls.py", PATH=without_skopeo)
     assert done.returncode == 0, done.stdout
     assert re.search(r"^\d+ skipped in", done.stdout, re.M)
+
+
+def test_the_projects_own_ci_installs_every_package_and_lets_none_be_absent() -> None:
+    text = (ROOT / ".ci/run").read_text()
+    installed = set(re.findall(r"[\w.+-]+", " ".join(re.findall(r"apt-get install((?:.*\\\n)*.*)\n", text))))
+    packages = {name.partition(" ")[0] for name in PACKAGES.values()}
+    assert packages - installed - {"dpkg"} == set()
+    assert "export ENVBUILD_TEST_STRICT=1" in text
