@@ -47,7 +47,8 @@ class Driver:
     """What was found. ``gpus`` are the device nodes of the GPUs, by number; ``version`` is None if unknown.
 
     ``libraries`` maps a file name in the container to the host's file, ``programs`` likewise; ``common`` are the nodes
-    that every container needs; ``firmware`` and ``sockets`` map a path in the container to the host's.
+    that every container needs; ``firmware`` and ``sockets`` map a path in the container to the host's. ``unlinked`` is
+    the folder of this machine that has libcuda.so.1 where none has libcuda.so, which containers get all the same.
     """
 
     version: str | None
@@ -57,6 +58,7 @@ class Driver:
     programs: Mapping[str, Path]
     firmware: Mapping[str, Path]
     sockets: Mapping[str, Path]
+    unlinked: Path | None = None
 
     @property
     def smi(self) -> Path | None:
@@ -116,14 +118,16 @@ def find_driver(root: Path = Path("/")) -> Driver:
     common = [f"/dev/{name}" for name in _COMMON_NODES if name in names]
     common += sorted(f"/dev/nvidia-caps/{path.name}" for path in dev.glob("nvidia-caps/*"))
     version = _version(root)
+    listed = _listed(root)
     return Driver(
         version=version,
         gpus=tuple(f"/dev/nvidia{number}" for number in numbers),
         common=tuple(common),
-        libraries=_libraries(root, version),
+        libraries=_libraries(listed, version),
         programs=_programs(root),
         firmware=_firmware(root, version),
         sockets={f"/{path}": root / path for path in _SOCKETS if (root / path).exists()},
+        unlinked=_unlinked(listed),
     )
 
 
@@ -146,14 +150,22 @@ def _firmware(root: Path, version: str | None) -> dict[str, Path]:
     return {f"/{folder}/{path.name}": path.resolve() for path in sorted((root / folder).glob("gsp*.bin"))}
 
 
-def _libraries(root: Path, version: str | None) -> dict[str, Path]:
+def _listed(root: Path) -> list[Path]:
+    return _cached(root) + [
+        path for folder in _DRIVER_FOLDERS for path in sorted((root / folder).glob("lib*.so.*"))
+    ]
+
+
+def _unlinked(listed: list[Path]) -> Path | None:
+    folders = [path.parent for path in listed if path.name == "libcuda.so.1" and path.is_file()]
+    return None if any((folder / "libcuda.so").exists() for folder in folders) else next(iter(folders), None)
+
+
+def _libraries(listed: list[Path], version: str | None) -> dict[str, Path]:
     """Each library under the name that it is loaded by and under its file's own (some are loaded by that), then links.
 
     One file of each library: that of the loaded driver, where there are several versions.
     """
-    listed = _cached(root) + [
-        path for folder in _DRIVER_FOLDERS for path in sorted((root / folder).glob("lib*.so.*"))
-    ]
     usable = [(path, path.resolve()) for path in listed if _LIBRARIES.fullmatch(path.name) and path.is_file()]
     usable.sort(key=lambda pair: version is None or not pair[1].name.endswith(f".so.{version}"))
     files: dict[str, Path] = {}
