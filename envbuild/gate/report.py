@@ -106,11 +106,17 @@ def parse_report(data: bytes, *, where: str) -> Report:
 
 
 def contradiction(
-    result: Outcome, checks: tuple[CheckRecord, ...], gpus: int, expectations: Expectations
+    result: Outcome,
+    checks: tuple[CheckRecord, ...],
+    gpus: int,
+    expectations: Expectations,
+    *,
+    earlier: bool = False,
 ) -> str | None:
     """Why a result does not follow from its checks, or ``None`` when it does.
 
-    Only one thing is a pass: every check that the expectations call for ran once, passed, and the GPUs suffice.
+    Only one thing is a pass: every check that the expectations call for ran once, passed, and the GPUs suffice. What an
+    ``earlier`` suite asked is what it has answers to: promoting finds what it lacks.
     """
     failed = sorted(check.id for check in checks if check.status == "failed")
     if failed and result != "failed":
@@ -119,7 +125,7 @@ def contradiction(
         return "no check failed"
     if result != "passed":
         return None
-    wanted = sorted(check.id for check in applicable(expectations))
+    wanted = sorted({check.id for check in (checks if earlier else applicable(expectations))})
     seen = sorted(check.id for check in checks if check.status == "passed")
     if seen != wanted:
         return _difference(seen, wanted)

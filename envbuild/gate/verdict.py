@@ -139,7 +139,13 @@ def convert_verdict(value: object, *, where: str) -> Verdict:
         expectations = verdict.expected
     except (msgspec.ValidationError, BadExpectations) as error:
         refuse("bad-verdict", f"this is no verdict that envbuild can read: {error}", where)
-    problem = contradiction(verdict.result, verdict.checks, len(verdict.gpus), expectations)
+    problem = contradiction(
+        verdict.result,
+        verdict.checks,
+        len(verdict.gpus),
+        expectations,
+        earlier=verdict.suite != fingerprint(),
+    )
     if problem:
         refuse("verdict-contradicts-itself", f"the verdict says {verdict.result!r}, but {problem}", where)
     return verdict

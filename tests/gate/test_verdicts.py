@@ -11,7 +11,7 @@ import pytest
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.report import parse_report
 from envbuild.gate.signed import read_verdict, sign_verdict, write_verdict
-from envbuild.gate.verdict import make_verdict
+from envbuild.gate.verdict import convert_verdict, make_verdict
 from envbuild.smoke.checks import CHECKS
 
 
@@ -132,3 +132,14 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     out, _ = reader.communicate(timeout=30)
     assert out == b"content"
     assert pipe.is_fifo()
+
+
+def test_a_verdict_of_an_earlier_suite_is_read_as_what_that_suite_asked(report, verdict_of):
+    """Checks are added; what was proven before stays readable, and promoting says what it lacks."""
+    value = json.loads(json.dumps(verdict_of(report).to_dict()))
+    value["checks"].pop()
+    refused(lambda: convert_verdict(value, where="test"), "verdict-contradicts-itself", CHECKS[-1].id)
+    value["suite"] = "sha256:" + "0" * 64
+    assert len(convert_verdict(value, where="test").checks) == len(CHECKS) - 1
+    value["checks"][0]["status"] = "not-run"
+    refused(lambda: convert_verdict(value, where="test"), "verdict-contradicts-itself", "versions")
