@@ -147,7 +147,7 @@ def _write(context: Context, asked: _Asked) -> None:
             f"{recipe.conda_lock_path}: {len(conda.packages)} conda packages"
             + ("" if value["conda"]["changed"] else ", unchanged")
         )
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
 
 
 def _image(

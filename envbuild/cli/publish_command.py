@@ -239,7 +239,7 @@ def _print(
     ]
     if done.moved_from is not None:
         lines.append(f"  the tag was moved from {done.moved_from}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if signed is None:
         context.terminal.progress.note(
             f"no passing verdict is attached: on a machine with GPUs run "

@@ -168,7 +168,7 @@ def _show(
             "attached": list(attached),
             "verdict": verdict.to_dict(),
         },
-        "\n".join([verdict_table(verdict), *written]),
+        [*verdict_table(verdict), *written],
     )
 
 

@@ -30,7 +30,7 @@ def command(context: Context, file: Path, html: Path | None, keys: tuple[Path, .
 
         replace_file(html, page(signed.verdict, signed.keys).encode())
     ids = [key.id for key in signed.keys]
-    lines = [verdict_table(signed.verdict), f"signed by: {', '.join(ids)}"]
+    lines = [*verdict_table(signed.verdict), f"signed by: {', '.join(ids)}"]
     lines += [f"page: {html}"] if html else []
     context.terminal.data(
         {
@@ -39,5 +39,5 @@ def command(context: Context, file: Path, html: Path | None, keys: tuple[Path, .
             "keys": ids,
             "verdict": signed.verdict.to_dict(),
         },
-        "\n".join(lines),
+        lines,
     )

@@ -76,7 +76,7 @@ def command(
         value["error"] = refusal.to_dict()
     width = max(len(finding.question) for finding in done.findings)
     lines = [f"{_MARKS[f.status]} {f.question:<{width}}  {f.text}" for f in done.findings]
-    context.terminal.data(value, "\n".join([found.pinned, *lines]))
+    context.terminal.data(value, [found.pinned, *lines])
     if refusal is None:
         return int(Exit.DONE)
     Terminal(json=False, quiet=True).error(refusal)  # the one JSON document holds it already

@@ -140,7 +140,7 @@ def _lock(image: RemoteImage, proofs: Sequence[Proof]) -> tuple[Lock | None, Fin
             lock = parse_lock(proof.data, Path(str(proof.referrer)))
             made_of = image_of(lock)
         except EnvbuildError as error:
-            problems.append(error.message)
+            problems.append(_flat(error))
             continue
         if made_of is not None and made_of.digest == image.digest:
             text = f"{lock.ref}: its {len(lock.debian)} Debian and {len(lock.python)} Python packages give this image"
@@ -212,7 +212,7 @@ def _verdict(
     verdicts, refused = signed_verdicts(proofs, trusted, where="the attached verdict")
     if not verdicts:
         promised = tag is not None and not tag.endswith("-candidate")
-        text = "; ".join(dict.fromkeys(error.message for error in refused)) or (
+        text = "; ".join(dict.fromkeys(_flat(error) for error in refused)) or (
             f"none is attached, and the tag {tag} promises one"
             if promised
             else "none is attached: a candidate"
@@ -230,7 +230,7 @@ def _verdict(
         expected = expect(asked_recipe(lock, image.digest), lock)
         promote(verdict, subject_of(str(lock.ref), made_of), expected=expected)
     except EnvbuildError as error:
-        return newest, Finding(question="verdict", status="fails", text=error.message)
+        return newest, Finding(question="verdict", status="fails", text=_flat(error))
     counts: dict[str, int] = {}
     for gpu in verdict.gpus:
         counts[gpu.name] = counts.get(gpu.name, 0) + 1
@@ -251,12 +251,17 @@ def _believed(
         try:
             believed = believe(proof, trusted, predicate)
         except EnvbuildError as error:
-            why = error.message
+            why = _flat(error)
             continue
         if believed.is_about(digest):
             return believed, ""
         why = "what is signed is about another image"
     return None, why
+
+
+def _flat(error: EnvbuildError) -> str:
+    """Its message on one line."""
+    return "; ".join(error.message.split("\n"))
 
 
 def _status(proofs: Sequence[Proof], predicate: str) -> Status:
