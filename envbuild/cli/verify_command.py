@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -48,7 +49,13 @@ def command(
         context = plainly(context, parse_image_name(name).repository)
     found = find(context, name)
     done = verify_image(
-        found.remote, found.image, found.proofs, trusted=believed, gate=judges, tag=found.name.tag
+        found.remote,
+        found.image,
+        found.proofs,
+        trusted=believed,
+        gate=judges,
+        tag=found.name.tag,
+        now=datetime.now(UTC),
     )
     bad = [finding for finding in done.findings if finding.status != "holds"]
     refusal = None

@@ -6,6 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from envbuild.gate.fields import Digest, ImageRef, Line, Name, Seconds, Time, moment
 from envbuild.gate.report import CheckRecord, Gpu, Host, Outcome, Report, contradiction, refuse
 from envbuild.oci.image import Image
 from envbuild.smoke.fingerprint import fingerprint
@@ -19,10 +20,10 @@ FORMAT: Final = 2
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the verdict is about: an engine that loaded the image knows only config and diff_ids."""
 
-    ref: str
-    manifest: str
-    config: str
-    diff_ids: tuple[str, ...]
+    ref: ImageRef
+    manifest: Digest
+    config: Digest
+    diff_ids: tuple[Digest, ...]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,16 +39,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     format: Literal[2]
     subject: Subject | None
     result: Outcome
-    why: str
-    suite: str
-    engine: str
-    lock: str | None
-    driver: str | None
+    why: Line
+    suite: Digest
+    engine: Line
+    lock: Digest | None
+    driver: Line | None
     gpus: tuple[Gpu, ...]
     host: Host
-    environment: dict[str, str]
-    started: str
-    seconds: float
+    environment: dict[Name, str]
+    started: Time
+    seconds: Seconds
     expectations: dict[str, Any]
     checks: tuple[CheckRecord, ...]
 
@@ -137,7 +138,8 @@ def convert_verdict(value: object, *, where: str) -> Verdict:
     try:
         verdict = msgspec.convert(value, type=Verdict)
         expectations = verdict.expected
-    except (msgspec.ValidationError, BadExpectations) as error:
+        moment(verdict.started)
+    except (ValueError, BadExpectations) as error:  # msgspec's own is a ValueError
         refuse("bad-verdict", f"this is no verdict that envbuild can read: {error}", where)
     problem = contradiction(verdict.result, verdict.checks, len(verdict.gpus), expectations)
     if problem:
