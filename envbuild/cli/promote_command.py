@@ -63,7 +63,7 @@ def command(
     own = own_key(context)
     ready, _ = candidate_of(context, ref, None)
     proof = give_tag(context, ready, signed.verdict, file, suites)
-    write_verdict(verdict_path(ready), signed.accepted_by(own).data)
+    write_verdict(verdict_path(ready), signed.accepted_by(own).data, key=own.public)
     digest = ready.subject.manifest
     context.terminal.data(
         {

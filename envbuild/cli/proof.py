@@ -167,7 +167,7 @@ def prove(context: Context, ready: Candidate, *, engine: Callable[[], Engine]) -
         return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
     key = own_key(context)
     verdict = ask_suite(context, ready, engine(), gpus="all")
-    write_verdict(path, sign_verdict(verdict, key))
+    write_verdict(path, sign_verdict(verdict, key), key=key.public)
     if verdict.result != "passed":
         return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)
     return give_tag(context, ready, verdict, path)

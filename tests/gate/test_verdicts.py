@@ -54,7 +54,7 @@ def test_a_verdict_carries_the_image_and_every_number(report, expected, image, v
 def test_a_verdict_survives_its_file(report, verdict_of, key, tmp_path):
     verdict = verdict_of(report)
     path = tmp_path / "deep" / "verdict.json"
-    write_verdict(path, sign_verdict(verdict, key))
+    write_verdict(path, sign_verdict(verdict, key), key=key.public)
     assert read_verdict(path, trusted=[key.public]) == verdict
     assert path.read_bytes() == sign_verdict(read_verdict(path, trusted=[key.public]), key)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["verdict.json"]
@@ -191,18 +191,21 @@ def test_what_is_no_report_is_refused(text):
     refused(lambda: parse_report(text, where="test"), "bad-report")
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path):
+def test_a_folder_that_cannot_be_written_is_an_error_and_leaves_nothing(report, verdict_of, key, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(EnvbuildError) as caught:
-        write_verdict(tmp_path / "file" / "verdict.json", b"{}")
+        write_verdict(
+            tmp_path / "file" / "verdict.json", sign_verdict(verdict_of(report), key), key=key.public
+        )
     assert caught.value.id == "verdict-not-written"
 
 
-def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+def test_a_pipe_is_written_to_and_not_replaced(report, verdict_of, key, tmp_path):
+    content = sign_verdict(verdict_of(report), key)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
-    write_verdict(pipe, b"content")
+    write_verdict(pipe, content, key=key.public)
     out, _ = reader.communicate(timeout=30)
-    assert out == b"content"
+    assert out == content
     assert pipe.is_fifo()
