@@ -172,6 +172,12 @@ class Terminal:
         self._out(self._json(value) if self.json else shown)
         sys.stdout.flush()
 
+    def file(self, text: str) -> None:
+        """Print a file's content as it is, in UTF-8 whatever the encoding of stdout."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
     def say(self, text: str) -> None:
         """A text with its lines for people, on stderr."""
         self.console.print(visible(text, lines=True), highlight=False, markup=False, soft_wrap=True)
@@ -199,10 +205,6 @@ class Terminal:
 
     @staticmethod
     def _out(text: str) -> None:
-        """A text and a line end; what stdout's encoding lacks is written out."""
-        if not _takes(text):
-            encoding = sys.stdout.encoding
-            text = text.encode(encoding, "backslashreplace").decode(encoding)
         sys.stdout.write(text + "\n")
 
 

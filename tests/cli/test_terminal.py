@@ -158,10 +158,19 @@ def test_a_bundle_of_a_forged_reference_is_refused(cli: Cli, ref: str) -> None:
 def test_every_text_can_be_printed_in_every_encoding(cli: Cli, encoding: str) -> None:
     env = {**cli.env, "PYTHONIOENCODING": encoding}
     (cli.folder / "ü.json").write_text("{}")
-    for arguments in (["list"], ["advise", "--check", "ü.json", "--json"], ["doctor"], ["doctor", "--json"]):
+    plain = cli("export", "pytorch-cuda:v2.7", "--format", "sbom").out.encode()
+    for arguments in (
+        ["list"],
+        ["advise", "--check", "ü.json", "--json"],
+        ["promote", "--help"],
+        ["export", "pytorch-cuda:v2.7", "--format", "sbom"],
+        ["none", "ü"],
+    ):
         run = subprocess.run(
             cli.argv(*arguments), env=env, cwd=cli.folder, capture_output=True, check=False, timeout=120
         )
         assert b"Traceback" not in run.stderr + run.stdout, run.stderr
+        if arguments[0] == "export":
+            assert run.stdout == plain
         if "--json" in arguments:
             json.loads(run.stdout.decode(encoding))
