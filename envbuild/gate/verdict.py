@@ -9,6 +9,7 @@ import msgspec
 from envbuild.gate.fields import Digest, ImageRef, Line, Name, Seconds, Time, moment
 from envbuild.gate.report import CheckRecord, Gpu, Host, Outcome, Report, contradiction, refuse
 from envbuild.oci.image import Image
+from envbuild.plain import visible
 from envbuild.smoke.fingerprint import fingerprint
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
 
@@ -109,7 +110,7 @@ def make_verdict(
         result=report.result,
         why=report.why,
         suite=report.suite,
-        engine=engine,
+        engine=visible(engine),
         lock=lock,
         driver=report.host.driver,
         gpus=report.gpus,
