@@ -309,7 +309,7 @@ def _print(
     ]
     if wish.output is not None:
         lines.append(f"  written to {wish.output}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if not proof.promoted:
         context.terminal.progress.note(
             f"{ready.candidate} is a candidate, not {ready.name}: {proof.why}.\n{proof.next_step(ready.name)}"

@@ -277,7 +277,7 @@ def _print(
         lines.append(f"  built again from nothing ({told}): the same digest")
     if output is not None:
         lines.append(f"  written to {output}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if not proof.promoted:
         context.terminal.progress.note(
             f"{recipe.ref.candidate} is a candidate, not {recipe.ref}: {proof.why}.\n{proof.next_step(str(recipe.ref))}"

@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Any, Final, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import msgspec
 
@@ -26,6 +26,8 @@ _PLAIN: Final[dict[object, Schema]] = {
     NoneType: {"type": "null"},
     Any: {},
 }
+_LIMITS: Final = {"ge": "minimum", "le": "maximum", "max_length": "maxLength", "pattern": "pattern"}
+"""The limits that fields have, by msgspec's names and JSON Schema's."""
 
 
 def verdict_schema() -> Schema:
@@ -90,17 +92,35 @@ def _of_type(type_: Any) -> Schema:
         return dict(_PLAIN[type_])
     if isinstance(type_, type) and issubclass(type_, msgspec.Struct):
         return {"$ref": _reference(type_)}
-    origin, parts = get_origin(type_), get_args(type_)
+    return _of_parts(type_, get_origin(type_), get_args(type_))
+
+
+def _of_parts(type_: Any, origin: Any, parts: tuple[Any, ...]) -> Schema:
     if origin is Literal:
         return {"const": parts[0]} if len(parts) == 1 else {"enum": sorted(parts)}
     if origin in (Union, UnionType):
         return {"anyOf": [_of_type(part) for part in parts]}
-    if origin is dict and parts[0] is str:
-        values = _of_type(parts[1])
-        return {"type": "object", "additionalProperties": values} if values else {"type": "object"}
+    if origin is Annotated:
+        return {**_of_type(parts[0]), **_limits(parts[1])}
+    if origin is dict:
+        return {"type": "object", **_of_entries(*parts)}
     if origin is tuple:
         return {"type": "array", **_of_items(parts)}
     raise TypeError(f"no JSON Schema is known for {type_!r}")
+
+
+def _limits(meta: msgspec.Meta) -> Schema:
+    """What a field may hold beyond its type."""
+    limits = {name: getattr(meta, attribute) for attribute, name in _LIMITS.items()}
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def _of_entries(key: Any, value: Any) -> Schema:
+    names, values = {k: v for k, v in _of_type(key).items() if k != "type"}, _of_type(value)
+    return {
+        **({"propertyNames": names} if names else {}),
+        **({"additionalProperties": values} if values else {}),
+    }
 
 
 def _of_items(parts: tuple[Any, ...]) -> Schema:

@@ -180,7 +180,7 @@ def test_the_table_has_every_check_its_figure_and_what_to_do(
     )
     checks["ddp"].update(status="not-run", seen="not asked for")
     value["result"] = "failed"
-    text = verdict_table(_verdict(value))
+    text = "\n".join(verdict_table(_verdict(value)))
     assert re.search(r"^versions +passed +1\.5  203 packages, 13,314 files hashed$", text, re.MULTILINE)
     assert re.search(r"^ddp +not run +not asked for$", text, re.MULTILINE)
     assert "warning: versions: one is old\n" in text

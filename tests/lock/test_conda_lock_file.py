@@ -117,6 +117,12 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
         lambda v: v["pip"][0].update(kind="wheel", file="a-1-py3-none-any.whl"),
         r"\$\.pip\[0\]\.kind is",
     ),
+    ("ref", lambda v: v["ref"].update(tag="v1\n\x1b[2J"), r"\$\.ref is .*no reference"),
+    (
+        "channel name",
+        lambda v: v["channels"][0].update(name="conda\x9bforge"),
+        r"\$\.channels\[0\] has a name",
+    ),
     ("format", lambda v: v.update(format=0), r"\$\.format is 0, but must be 1"),
 ]
 
