@@ -46,6 +46,7 @@ packages = ["less"]
 gpus = 2
 """
 
+MANYLINUX = "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64"
 CP311 = "cp311-cp311-manylinux_2_28_x86_64"
 LINUX = "; platform_system == 'Linux' and platform_machine == 'x86_64'"
 REF = Ref(name="tiny", tag="v1")
@@ -221,12 +222,15 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
 
 @pytest.fixture(scope="session")
 def deepspeed_index(keys: Keys) -> Iterator[str]:
-    """The address of an index that has DeepSpeed's source, with its real requirements, and nothing else."""
+    """The address of an index that has DeepSpeed's source, with its real requirements, and ninja, but nothing else."""
     cell: list[World] = []
     server = Server(("127.0.0.1", 0), handler(cell))
     made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
     cell.append(made)
     made.index.sdist("deepspeed", "0.19.8", NEEDS)
+    made.index.wheel("ninja", "1.11.1", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag="py3-none-manylinux_2_34_x86_64")
     serve(made)
     yield made.simple
     server.shutdown()
