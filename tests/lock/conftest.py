@@ -228,6 +228,7 @@ def deepspeed_index(keys: Keys) -> Iterator[str]:
     made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
     cell.append(made)
     made.index.sdist("deepspeed", "0.19.8", NEEDS)
+    made.index.wheel("ninja", "1.10.0", tag="py3-none-manylinux_2_34_x86_64")
     made.index.wheel("ninja", "1.11.1", tag=MANYLINUX)
     made.index.wheel("ninja", "1.13.2", tag=MANYLINUX)
     made.index.wheel("ninja", "1.13.2", tag="py3-none-manylinux_2_34_x86_64")

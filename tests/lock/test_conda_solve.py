@@ -227,6 +227,15 @@ def test_the_wheel_is_one_for_the_environments_c_library(conda: CondaLocker) -> 
     assert "manylinux_2_34" in newer.pip[1].file
 
 
+def test_a_wheel_for_a_newer_c_library_only_is_refused(conda: CondaLocker) -> None:
+    tables = with_ninja("ninja ==1.10.0").replace('parts = ["devel"]\n', "")
+    with pytest.raises(
+        EnvbuildError, match=r"ninja 1\.10\.0 has no wheel for .* x86_64-manylinux_2_28"
+    ) as caught:
+        conda.lock(conda.recipe(tables))
+    assert (caught.value.id, caught.value.exit) == ("no-wheel", Exit.INPUT)
+
+
 def test_ninja_as_a_spec_that_python_does_not_know_is_refused(conda: CondaLocker) -> None:
     recipe = conda.recipe(with_ninja("ninja 1.11.*"))
     with pytest.raises(

@@ -161,7 +161,8 @@ class PythonResolver:
         for package in sorted(packages, key=lambda item: item.name):
             wheel = tags.best_wheel(package.wheels, self.recipe.python.version, glibc)
             if wheel is None:
-                raise explain.no_wheel(self.recipe, package.name, package.version)
+                platform = f"x86_64-manylinux_2_{glibc}"
+                raise explain.no_wheel(self.recipe, package.name, package.version, platform)
             if wheel.sha256 is None:
                 raise explain.no_hash(package)
             chosen.append((package, wheel))
