@@ -147,6 +147,7 @@ def _head(recipe: Recipe, conda: CondaLock, form: str) -> dict[str, object]:
         "checked": rendered,
         "file": FILES,
         "deepspeed": FILES["deepspeed"] if conda.pip else None,
+        "from_pip": " and ".join(item.name for item in conda.pip).replace("deepspeed", "DeepSpeed"),
         "platform": conda.platform,
         "solved_for": ", ".join(
             f"{name} {text.replace('=', ' ')}" for name, text in sorted(conda.virtual.items())

@@ -8,12 +8,15 @@ import re
 import stat
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from envbuild.doctor import Finding, Report, State, engines, examine, gpus, machine, sources
+from envbuild.engine.oci import find_runtime
+from envbuild.errors import EnvbuildError
 from envbuild.progress import SilentProgress
 
 IDS = [
@@ -312,3 +315,14 @@ def test_a_file_system_that_overlayfs_cannot_use(tmp_path: Path) -> None:
     found = engines.overlay(Path("/proc/none"))
     assert found.state is State.MISSING
     assert found.fix
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """shutil.which takes an empty name between colons for it."""
+    for name in ("unpigz", "igzip", "crun", "runc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert engines.inflate({"PATH": ""}) == engines.inflate({})
+    with suppress(EnvbuildError):  # a machine without any
+        assert find_runtime({"PATH": ""}).parent != tmp_path

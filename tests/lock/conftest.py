@@ -11,7 +11,7 @@ import pytest
 from condaworld import NEEDS, CondaLocker
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
 from needed import need
-from tinyrecipe import CP311, RECIPE, REF, Locker, Notes, impatient
+from tinyrecipe import CP311, MANYLINUX, RECIPE, REF, Locker, Notes, impatient
 
 from envbuild.lock import Indexes, Lock, resolve
 from envbuild.lock.python.uv import index_urls
@@ -174,12 +174,16 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
 
 @pytest.fixture(scope="session")
 def deepspeed_index(keys: Keys) -> Iterator[str]:
-    """The address of an index that has DeepSpeed's source, with its real requirements, and nothing else."""
+    """The address of an index that has DeepSpeed's source, with its real requirements, and ninja, but nothing else."""
     cell: list[World] = []
     server = Server(("127.0.0.1", 0), handler(cell))
     made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
     cell.append(made)
     made.index.sdist("deepspeed", "0.19.8", NEEDS)
+    made.index.wheel("ninja", "1.10.0", tag="py3-none-manylinux_2_34_x86_64")
+    made.index.wheel("ninja", "1.11.1", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag="py3-none-manylinux_2_34_x86_64")
     serve(made)
     yield made.simple
     server.shutdown()

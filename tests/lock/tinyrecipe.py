@@ -38,6 +38,7 @@ packages = ["less"]
 gpus = 2
 """
 
+MANYLINUX = "py3-none-manylinux2014_x86_64.manylinux_2_17_x86_64"
 CP311 = "cp311-cp311-manylinux_2_28_x86_64"
 REF = Ref(name="tiny", tag="v1")
 

@@ -102,7 +102,7 @@ class TestEnvironmentYml:
         value = yaml.safe_load(files["environment.yml"])
         assert sorted(value) == ["channels", "dependencies", "name"]
         assert value["name"] == "ds-train-v2.7"
-        assert value["channels"] == ["conda-forge", "nodefaults"]
+        assert value["channels"] == ["conda-forge"]
         assert {tuple(line.split("=")) for line in conda_lines(files["environment.yml"])} == identities(lock)
         (pip,) = [entry for entry in value["dependencies"] if isinstance(entry, dict)]
         assert pip == {"pip": ["--require-hashes", "-r environment.deepspeed.txt"]}
@@ -132,9 +132,23 @@ class TestEnvironmentYml:
         with pytest.raises(SolverError, match="__cuda"):
             solved(lock, conda_lines(files["environment.yml"]), without, tmp_path)
 
-    def test_the_command_that_it_documents_names_both_variables(self, files: dict[str, str]) -> None:
-        command = "PIP_NO_DEPS=1 PIP_NO_BUILD_ISOLATION=0 conda env create -f environment.yml"
-        assert f"#   {command}\n" in files["environment.yml"]
+    def test_the_command_that_it_documents_is_the_plain_one(self, files: dict[str, str]) -> None:
+        assert "#   conda env create -f environment.yml\n" in files["environment.yml"]
+
+    def test_every_channel_is_one_for_each_conda(self, recipe: Recipe, lock: CondaLock) -> None:
+        """conda before 26.7 knows ``nodefaults`` as a word; later ones ask for a channel of that name, and fail."""
+        other = load_recipe(Ref(name="pytorch-cuda", tag="v2.7"), RECIPES)
+        for of, conda in ((recipe, lock), (other, read_conda_lock(other.conda_lock_path))):
+            channels = yaml.safe_load(conda_export(of, conda, "environment"))["channels"]
+            before_26_7 = [name for name in channels if name != "nodefaults"]
+            assert channels == before_26_7 == [channel.name for channel in conda.channels]
+
+    def test_what_pip_is_given_stands_with_its_hash(self, lock: CondaLock, files: dict[str, str]) -> None:
+        lines = files["environment.deepspeed.txt"].replace(" \\\n", "").splitlines()
+        assert [line.split() for line in lines if not line.startswith("#")] == [
+            [f"{item.name}=={item.version}", f"--hash=sha256:{item.sha256}"] for item in lock.pip
+        ]
+        assert [item.name for item in lock.pip] == ["deepspeed", "ninja"]
 
     def test_without_deepspeed_there_is_no_pip(self, recipe: Recipe, lock: CondaLock) -> None:
         bare, plain = replace(recipe, deepspeed=None), replace(lock, pip=())

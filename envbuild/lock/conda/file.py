@@ -78,8 +78,12 @@ def _problems(lock: CondaLock) -> Iterator[str]:
         where = f"$.pip[{position}]"
         for problem in artifact_problems(artifact):
             yield f"{where}.{problem}"
-        if artifact.kind != "sdist":
-            yield f"{where}.kind is {json.dumps(artifact.kind)}, but must be sdist"
+        if artifact.kind not in ("sdist", "wheel"):
+            yield f"{where}.kind is {json.dumps(artifact.kind)}, but must be sdist or wheel"
+        if artifact.index != "python":
+            yield f"{where}.index is {json.dumps(artifact.index)}, but must be python"
+        if artifact.name in {other.name for other in lock.pip[:position]}:
+            yield f"{where}: {artifact.name} is there twice"
 
 
 def _channel_problems(lock: CondaLock) -> Iterator[str]:
