@@ -11,10 +11,9 @@ from typing import Any
 
 from envbuild.lock.model import FORMAT, Artifact, Lock
 from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
-from envbuild.oci.digest import is_digest
+from envbuild.oci.digest import is_digest, is_sha256
 from envbuild.oci.layer import Layer
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _INDEX = {
@@ -144,7 +143,7 @@ def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:
 
 def artifact_problems(artifact: Artifact) -> Iterator[str]:
     """What cannot be in an artifact: ``member is …``, one for each."""
-    if not _SHA256.fullmatch(artifact.sha256):
+    if not is_sha256(artifact.sha256):
         yield f"sha256 is {json.dumps(artifact.sha256)}, but must be 64 lower-case hex digits"
     if artifact.size <= 0:
         yield f"size is {artifact.size}, but must be positive"

@@ -151,10 +151,12 @@ class Layout:
         return layout
 
     def path(self, digest: str) -> Path:
-        """Where the blob of ``digest`` lies, or would lie."""
-        if not digests.is_digest(digest):
-            raise ValueError(f"not a sha256 digest: {digest!r}")
-        return self._blobs / digest.removeprefix("sha256:")
+        """Where the blob of ``digest`` lies, or would lie.
+
+        Raises:
+            BadDigest: it is no digest (exit 5).
+        """
+        return self._blobs / digests.Digest(digest).hex
 
     def has(self, digest: str, size: int | None = None) -> bool:
         """Whether the blob is here, with ``size`` bytes if that is given."""

@@ -8,8 +8,13 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from envbuild.oci.digest import CHUNK
+from envbuild.oci.digest import CHUNK, Sha256
 from envbuild.oci.disk import Writeback, guarded, publish, storage_error, write_file
+
+
+def part_path(folder: Path, sha256: str) -> Path:
+    """Where what has come of the file of that hash (64 hex digits) lies."""
+    return folder / f"{Sha256(sha256)}.part"
 
 
 class Part:
@@ -20,8 +25,8 @@ class Part:
     """
 
     def __init__(self, folder: Path, sha256: str, size: int | None, *, work: Path) -> None:
-        self.path = folder / f"{sha256}.part"
-        self._origin = folder / f"{sha256}.origin"
+        self.path = part_path(folder, sha256)
+        self._origin = self.path.with_suffix(".origin")
         self._work = work
         self._hasher = hashlib.sha256()
         self.offset = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 import weakref
@@ -38,7 +37,6 @@ FORMAT = 1
 _FOLDERS = ("artifacts/sha256", "partial", "oci", "cache", "roots", "tmp", "locks")
 _OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json", "lost+found"}
 _SCRATCH = "scratch-"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Store:
@@ -101,10 +99,12 @@ class Store:
         self.close()
 
     def artifact(self, sha256: str) -> Path:
-        """Where the artifact of that hash (64 hex digits) lies, or would lie."""
-        if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"not the hex digits of a sha256: {sha256!r}")
-        return self.root / "artifacts" / "sha256" / sha256
+        """Where the artifact of that hash (64 hex digits) lies, or would lie.
+
+        Raises:
+            BadDigest: it is no such hash (exit 5).
+        """
+        return self.root / "artifacts" / "sha256" / digests.Sha256(sha256)
 
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Whether the artifact is here, with ``size`` bytes if that is given."""

@@ -12,8 +12,8 @@ from typing import Any
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock, CondaPackage, dependency_names
 from envbuild.lock.file import artifact_problems
 from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
+from envbuild.oci.digest import is_sha256
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
@@ -112,7 +112,7 @@ def _package_problems(package: CondaPackage) -> Iterator[str]:
         text = getattr(package, field)
         if not pattern.fullmatch(text):
             yield f"{field} is {json.dumps(text)}"
-    if not _SHA256.fullmatch(package.sha256):
+    if not is_sha256(package.sha256):
         yield f"sha256 is {json.dumps(package.sha256)}, but must be 64 lower-case hex digits"
     if package.md5 is not None and not _MD5.fullmatch(package.md5):
         yield f"md5 is {json.dumps(package.md5)}, but must be 32 lower-case hex digits"
