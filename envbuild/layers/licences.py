@@ -72,7 +72,7 @@ def licences_of(
     unread = []
     for sha256, item in wanted.items():
         record = store.record("licence", _key(sha256))
-        if record is not None:
+        if record is not None and isinstance(record.get("licence"), str):
             found[sha256] = str(record["licence"])
         elif store.has(sha256, item.size):
             unread.append(item)
