@@ -13,7 +13,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Self, TypeGuard
 
 from envbuild.errors import EnvbuildError, Exit
 
@@ -80,12 +80,12 @@ class Sha256(str):
         return super().__new__(cls, text)
 
 
-def is_digest(text: object) -> bool:
+def is_digest(text: object) -> TypeGuard[str]:
     """Whether ``text`` is a well-formed sha256 digest (``sha256:`` and 64 lower-case hex digits)."""
     return isinstance(text, str) and _DIGEST.match(text) is not None
 
 
-def is_sha256(text: object) -> bool:
+def is_sha256(text: object) -> TypeGuard[str]:
     """Whether ``text`` is the 64 lower-case hex digits of a sha256."""
     return isinstance(text, str) and _SHA256.match(text) is not None
 

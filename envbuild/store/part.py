@@ -8,8 +8,11 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from envbuild.oci.digest import CHUNK, Sha256
+from envbuild.oci.digest import CHUNK, Sha256, read_regular
 from envbuild.oci.disk import Writeback, guarded, publish, storage_error, write_file
+from envbuild.oci.document import read_json
+
+_ORIGIN_LIMIT = 1 << 20
 
 
 def part_path(folder: Path, sha256: str) -> Path:
@@ -47,7 +50,7 @@ class Part:
     def validator(self, address: str) -> str | None:
         """The strong ETag that the source at ``address`` gave for these bytes, if they came from there."""
         try:
-            value = json.loads(self._origin.read_bytes())
+            value = read_json(read_regular(self._origin, _ORIGIN_LIMIT))
         except (OSError, ValueError):
             return None
         if not isinstance(value, dict) or value.get("address") != _fingerprint(address):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import weakref
@@ -28,6 +29,7 @@ from envbuild.oci.disk import (
     try_lock,
     write_file,
 )
+from envbuild.oci.document import read_json
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress, SilentProgress
 
@@ -37,6 +39,8 @@ FORMAT = 1
 _FOLDERS = ("artifacts/sha256", "partial", "oci", "cache", "roots", "tmp", "locks")
 _OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json", "lost+found"}
 _SCRATCH = "scratch-"
+_SCRATCH_NAME = re.compile(_SCRATCH + r".*-[0-9a-f]{12}(\.lock)?")
+_RECORD_LIMIT = 64 << 20
 
 
 class Store:
@@ -140,7 +144,7 @@ class Store:
         """What was recorded under ``kind`` and ``key``, or ``None``. An unreadable record counts as none."""
         path = self._record(kind, key)
         try:
-            value = json.loads(path.read_bytes())
+            value = read_json(digests.read_regular(path, _RECORD_LIMIT))
         except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
@@ -211,7 +215,11 @@ class Store:
         folder = self.root / "tmp"
         sweep_files(folder)
         with guarded(folder):
-            names = {path.name.removesuffix(".lock") for path in folder.glob(f"{_SCRATCH}*")}
+            names = {
+                path.name.removesuffix(".lock")
+                for path in folder.iterdir()
+                if _SCRATCH_NAME.fullmatch(path.name) and not path.is_symlink()
+            }
             for name in sorted(names):
                 _sweep_scratch(folder / name)
 
@@ -254,7 +262,7 @@ def _refuse_foreign(root: Path) -> None:
     marker = root / "store.json"
     choose = "name another folder with --store or ENVBUILD_STORE"
     try:
-        value = json.loads(marker.read_bytes())
+        value = read_json(digests.read_regular(marker, _RECORD_LIMIT))
     except FileNotFoundError:
         strangers = sorted({path.name for path in root.iterdir()} - _OURS)
         if not strangers:
