@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Literal, Protocol
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
 from envbuild.oci.digest import Digest, of_bytes
+from envbuild.oci.document import read_json
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
 
@@ -282,7 +282,7 @@ def _blob(layout: Layout, digest: str) -> dict[str, Any]:
             hint="remove that file and build the image again: envbuild image REF",
             exit=Exit.VERIFY,
         )
-    value = json.loads(data)
+    value = read_json(data)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

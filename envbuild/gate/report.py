@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.document import bounded
 from envbuild.smoke import FORMAT
 from envbuild.smoke.checks import applicable
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
@@ -93,7 +94,8 @@ def parse_report(data: bytes, *, where: str) -> Report:
             not bear out.
     """
     try:
-        report = msgspec.json.decode(data, type=Report)
+        with bounded():
+            report = msgspec.json.decode(data, type=Report)
         expectations = report.expected
     except (ValueError, BadExpectations) as error:
         refuse("bad-report", f"the suite's report cannot be read: {error}", where)

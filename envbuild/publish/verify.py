@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from envbuild.errors import EnvbuildError
 from envbuild.gate.expect import expect
 from envbuild.gate.keys import PublicKey
@@ -21,6 +19,7 @@ from envbuild.lock.asked import asked_recipe
 from envbuild.lock.file import lock_bytes, parse_lock
 from envbuild.lock.model import Lock
 from envbuild.oci.digest import of_bytes
+from envbuild.oci.document import read_json
 from envbuild.oci.image import Image
 from envbuild.publish.believing import Believed, believe, bundles_of, locks_named, signed_verdicts
 from envbuild.publish.proofs import CYCLONEDX, LOCK, Proof
@@ -265,7 +264,7 @@ def _status(proofs: Sequence[Proof], predicate: str) -> Status:
 
 def _json(data: bytes) -> dict[str, object]:
     try:
-        value = msgspec.json.decode(data)
+        value = read_json(data)
     except ValueError:  # msgspec's own, and UnicodeDecodeError
         return {}
     return value if isinstance(value, dict) else {}

@@ -24,7 +24,7 @@ class Fault(Exception):
         status: the HTTP status, where there was an answer.
         pause: seconds that the server asked to wait.
         hint: what a person can do about it; left out where only trying again helps.
-        stalled: whether it took a whole window of time to see it.
+        stalled: seconds of waiting for too little.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Fault(Exception):
         status: int | None = None,
         pause: float | None = None,
         hint: str | None = None,
-        stalled: bool = False,
+        stalled: float = 0.0,
     ) -> None:
         super().__init__(reason)
         self.stalled = stalled
@@ -53,7 +53,7 @@ class Fault(Exception):
 def fault_of(error: Exception, read_timeout: float) -> Fault:
     """Name what urllib3 or the socket met. Its own texts hold addresses, so they are not used."""
     slow = _slow(error)
-    return Fault(str(slow), retry=True, stalled=True) if slow else _fault_of(error, read_timeout)
+    return Fault(str(slow), retry=True, stalled=slow.seconds) if slow else _fault_of(error, read_timeout)
 
 
 def _fault_of(error: Exception, read_timeout: float) -> Fault:
@@ -68,14 +68,13 @@ def _fault_of(error: Exception, read_timeout: float) -> Fault:
         named = isinstance(error, exceptions.NameResolutionError)
         text = "its host name is not known" if named else str(error).rsplit(": ", 1)[-1]
         return Fault(f"cannot be reached ({text})", retry=True)
-    silent = f"sent nothing for {read_timeout:g} seconds"
     for kinds, reason in (
         ((exceptions.ConnectTimeoutError,), "did not accept a connection in time"),
-        ((exceptions.ReadTimeoutError, TimeoutError), silent),
+        ((exceptions.ReadTimeoutError, TimeoutError), f"sent nothing for {read_timeout:g} seconds"),
         ((exceptions.ProtocolError, OSError), "cut the connection"),
     ):
         if isinstance(error, kinds):
-            return Fault(reason, retry=True, stalled=reason == silent)
+            return Fault(reason, retry=True)
     if isinstance(error, exceptions.LocationValueError | ValueError):
         return Fault("has an address that is not valid", retry=False, hint="correct the address")
     return Fault(f"failed ({type(error).__name__})", retry=False)

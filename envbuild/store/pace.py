@@ -31,12 +31,16 @@ class Pace:
     def broken(self, came: int) -> Slow:
         """The error for a window in which ``came`` bytes came."""
         if came == 0:
-            return Slow(f"sent nothing for {self.seconds:g} seconds")
-        return Slow(f"sent {came} bytes in {self.seconds:g} seconds")
+            return Slow(f"sent nothing for {self.seconds:g} seconds", self.seconds)
+        return Slow(f"sent {came} bytes in {self.seconds:g} seconds", self.seconds)
 
 
 class Slow(TimeoutError):
-    """A server that keeps below the pace; the text follows its name."""
+    """A server that keeps below the pace, for so many seconds; the text follows its name."""
+
+    def __init__(self, reason: str, seconds: float) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 class Window:
@@ -105,7 +109,7 @@ class Meter(io.RawIOBase):
         self._thinking = False
         self._overhead += amount or 0
         if self._overhead > _OVERHEAD:
-            raise Slow(f"sent {self._overhead} bytes of headers and no content")
+            raise Slow(f"sent {self._overhead} bytes of headers and no content", self._pace.seconds)
         return int(amount) if amount is not None else None
 
     def close(self) -> None:

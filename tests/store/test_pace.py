@@ -97,7 +97,7 @@ def http(tmp_path: Path) -> Http:
         environ={"HOME": str(tmp_path)},
         read_timeout=30,
         pace=Pace(seconds=0.3, least=1000),
-        patience=Patience(tries=5, first=0.01, longest=0.02),
+        patience=Patience(tries=5, first=0.01, longest=0.02, longest_stall=0.7),
     )
 
 
@@ -176,7 +176,7 @@ def test_a_dripping_proxy_is_given_up(tmp_path: Path, dripping: Callable[[Talk],
     http = Http(
         environ={"HOME": str(tmp_path), "https_proxy": server.url},
         pace=Pace(seconds=0.3, least=1000),
-        patience=Patience(tries=5, first=0.01),
+        patience=Patience(tries=5, first=0.01, longest_stall=0.7),
     )
     with pytest.raises(EnvbuildError) as caught:
         http.get("https://files.example.invalid/a")
