@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from envbuild.lock.model import FORMAT, Artifact, Lock
-from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
+from envbuild.lock.text import DATE, decode, is_time, lock_error, lock_text, read_bytes, unknown
 from envbuild.oci.digest import is_digest, is_sha256
 from envbuild.oci.layer import Layer
 
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _INDEX = {
     "wheel": re.compile(r"python|built"),
     "sdist": re.compile(r"python"),
     "deb": re.compile(r"debian/[a-z-]+/[a-z-]+"),
 }
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~!:-]*")
 _LICENCE = re.compile(r"[^\x00-\x1f\x7f]+")
-_FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
+_FILE = re.compile(r"(?!-)(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
 
 
 def lock_bytes(lock: Lock) -> bytes:
@@ -95,9 +94,9 @@ def _problem(lock: Lock) -> str | None:
 
 
 def _problems(lock: Lock) -> Iterator[str]:
-    if not _DATE.fullmatch(lock.resolved):
+    if not is_time(lock.resolved, DATE):
         yield f"$.resolved is {json.dumps(lock.resolved)}, but must be YYYY-MM-DD"
-    if not _TIME.fullmatch(lock.created):
+    if not is_time(lock.created):
         yield f"$.created is {json.dumps(lock.created)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     seen: dict[tuple[str, str], str] = {}
     for where, artifact in _artifacts(lock):
@@ -149,13 +148,15 @@ def artifact_problems(artifact: Artifact) -> Iterator[str]:
         yield f"size is {artifact.size}, but must be positive"
     if not artifact.name or not artifact.version:
         yield "name and version must not be empty"
+    elif not _WORD.fullmatch(artifact.name) or not _WORD.fullmatch(artifact.version):
+        yield f"name and version are {json.dumps([artifact.name, artifact.version])}, which are not plain words"
     if not _FILE.fullmatch(artifact.file):
         yield f"file is {json.dumps(artifact.file)}, which is not a plain relative path"
     if artifact.kind != "deb" and "/" in artifact.file:
         yield f"file is {json.dumps(artifact.file)}, but must be a file name"
     if not _INDEX[artifact.kind].fullmatch(artifact.index):
         yield f"index is {json.dumps(artifact.index)}, which no {artifact.kind} comes from"
-    if artifact.uploaded is not None and not _TIME.fullmatch(artifact.uploaded):
+    if artifact.uploaded is not None and not is_time(artifact.uploaded):
         yield f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     if artifact.licence is not None and not _LICENCE.fullmatch(artifact.licence):
         yield f"licence is {json.dumps(artifact.licence[:80])}, but must be one line of text"

@@ -210,7 +210,7 @@ def test_a_registry_may_think_about_what_was_written(
 
     def talk(connection: socket.socket, closing: threading.Event) -> None:
         closing.wait(0.8)
-        connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+        connection.sendall(b"HTTP/1.1 201 Created\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
 
     server = dripping(talk)
     with http.open(f"{server.url}/a", method="PUT", body=b"x") as response:
