@@ -7,6 +7,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from envbuild.gate.report import CheckRecord, Gpu, Host, Outcome, Report, contradiction, refuse
+from envbuild.oci.digest import Digest
 from envbuild.oci.image import Image
 from envbuild.smoke.fingerprint import fingerprint
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
@@ -127,6 +128,14 @@ def differences(seen: Expectations, wanted: Expectations) -> list[str]:
     return sorted(key for key in left if left[key] != right[key])
 
 
+def _check_digests(verdict: Verdict) -> None:
+    """See that what the verdict says it is about can be an image. Raises ``ValueError``."""
+    subject = verdict.subject
+    about = () if subject is None else (subject.manifest, subject.config, *subject.diff_ids)
+    for digest in (*about, *(() if verdict.lock is None else (verdict.lock,))):
+        Digest(digest)
+
+
 def convert_verdict(value: object, *, where: str) -> Verdict:
     """Make a parsed JSON value a verdict.
 
@@ -136,8 +145,9 @@ def convert_verdict(value: object, *, where: str) -> Verdict:
     """
     try:
         verdict = msgspec.convert(value, type=Verdict)
+        _check_digests(verdict)
         expectations = verdict.expected
-    except (msgspec.ValidationError, BadExpectations) as error:
+    except (ValueError, BadExpectations) as error:
         refuse("bad-verdict", f"this is no verdict that envbuild can read: {error}", where)
     problem = contradiction(verdict.result, verdict.checks, len(verdict.gpus), expectations)
     if problem:

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 
+import msgspec
 import pytest
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.report import parse_report
 from envbuild.gate.signed import read_verdict, sign_verdict, write_verdict
-from envbuild.gate.verdict import make_verdict
+from envbuild.gate.verdict import convert_verdict, make_verdict
 from envbuild.smoke.checks import CHECKS
 
 
@@ -132,3 +133,22 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
     out, _ = reader.communicate(timeout=30)
     assert out == b"content"
     assert pipe.is_fifo()
+
+
+@pytest.mark.parametrize("bad", ["", "/etc", "sha256:", "sha256:" + "A" * 64, "sha256:../../x"])
+@pytest.mark.parametrize("member", ["manifest", "config", "diff_ids", "lock"])
+def test_a_verdict_is_about_an_image_by_its_digests(report, verdict_of, member, bad):
+    value = msgspec.to_builtins(verdict_of(report))
+    assert convert_verdict(value, where="test")
+    if member == "lock":
+        value["lock"] = bad
+    else:
+        value["subject"][member] = [bad] if member == "diff_ids" else bad
+    refused(lambda: convert_verdict(value, where="test"), "bad-verdict", "sha256 digest")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": ' + "[" * 100_000, "\0", "1" * 9999, '{"a": "\\ud800"}']
+)
+def test_a_report_that_nobody_writes_is_refused(text):
+    refused(lambda: parse_report(text.encode(), where="test"), "bad-report")
