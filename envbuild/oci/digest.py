@@ -26,6 +26,8 @@ CHUNK = 1 << 20
 _SHA256 = re.compile(SHA256_FORM)
 _DIGEST = re.compile(DIGEST_FORM)
 _SHOWN = 100
+_NULL = stat.S_IFCHR, os.makedev(1, 3)
+"""The kind and number of ``/dev/null``."""
 
 
 class BadDigest(EnvbuildError, ValueError):
@@ -111,11 +113,14 @@ def of_file(path: Path) -> str:
 def open_regular(path: Path) -> IO[bytes]:
     """Open a regular file, or a link to one, for reading; never waits for a writer, as opening a FIFO does.
 
+    ``/dev/null`` is taken as the empty file that it stands for.
+
     Raises:
         OSError: it cannot be opened, or is something else.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
+    status = os.fstat(handle)
+    if not stat.S_ISREG(status.st_mode) and (stat.S_IFMT(status.st_mode), status.st_rdev) != _NULL:
         os.close(handle)
         raise OSError(errno.EINVAL, "is not a regular file", str(path))
     return os.fdopen(handle, "rb")

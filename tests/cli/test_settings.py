@@ -111,3 +111,7 @@ def test_a_number_of_jobs_that_is_none_gives_one_error(config: Path, jobs: str) 
     with pytest.raises(EnvbuildError) as caught:
         resolve({"ENVBUILD_CONFIG": str(config), "ENVBUILD_JOBS": jobs})
     assert caught.value.exit == Exit.USAGE
+
+
+def test_no_config_file_at_all_is_said_by_dev_null() -> None:
+    assert resolve({"ENVBUILD_CONFIG": "/dev/null", "ENVBUILD_JOBS": "3"}).jobs == 3
