@@ -133,9 +133,13 @@ def _works(group: Sequence[WheelPlan]) -> Iterator[_Work]:
 
 def _recorded(work: _Work, interpreter: str, store: Store) -> Fragment | None:
     record = store.record("bytecode", fragment_key(work.plan.sha256, interpreter, work.without))
-    if record is None or not store.has(str(record["sha256"]), int(str(record["size"]))):
+    if record is None or not digests.is_sha256(record.get("sha256")):
         return None
-    return _fragment(work, store, record)
+    if not all(isinstance(record.get(name), int) for name in ("size", "files", "skipped")):
+        return None
+    return (
+        _fragment(work, store, record) if store.has(str(record["sha256"]), int(str(record["size"]))) else None
+    )
 
 
 def _fragment(work: _Work, store: Store, record: dict[str, Any]) -> Fragment:

@@ -72,8 +72,8 @@ def licences_of(
     unread = []
     for sha256, item in wanted.items():
         record = store.record("licence", _key(sha256)) or {}
-        known = one_line(str(record.get("licence") or ""))
-        if known:
+        text = record.get("licence")
+        if isinstance(text, str) and (known := one_line(text)):
             found[sha256] = known
         elif store.has(sha256, item.size):
             unread.append(item)

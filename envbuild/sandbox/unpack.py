@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
@@ -19,19 +20,26 @@ import zstandard
 from isal import igzip_lib
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import Digest, Sha256
 from envbuild.progress import Progress
 from envbuild.sandbox.host import Sandbox
 from envbuild.sandbox.tarstream import HashedTar, TarStream
 from envbuild.sandbox.tree_writer import TreeWriter
 from envbuild.sandbox.trees import remove
 
+_HALF = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}")
+
 
 def root_name(diff_ids: Sequence[str]) -> str:
-    """The folder name of a root: of one layer its diff_id, of several the ChainID (config.md), without algorithm."""
-    chain = diff_ids[0]
-    for diff_id in diff_ids[1:]:
-        chain = "sha256:" + sha256(f"{chain} {diff_id}".encode()).hexdigest()
-    return chain.removeprefix("sha256:")
+    """The folder name of a root: of one layer its diff_id, of several the ChainID (config.md), without algorithm.
+
+    Raises:
+        BadDigest: a diff_id is no digest (exit 5).
+    """
+    chain, *others = map(Digest, diff_ids)
+    for diff_id in others:
+        chain = Digest("sha256:" + sha256(f"{chain} {diff_id}".encode()).hexdigest())
+    return chain.hex
 
 
 def unpack_layers(
@@ -161,7 +169,7 @@ def _begin(final: Path) -> tuple[Path, int]:
     try:
         fcntl.flock(roots, fcntl.LOCK_EX)
         _sweep(final.parent)
-        temporary = final.parent / f".{final.name}.{secrets.token_hex(4)}"
+        temporary = final.parent / f".{Sha256(final.name)}.{secrets.token_hex(4)}"
         temporary.mkdir(0o755)
         return temporary, _claim(temporary)
     finally:
@@ -174,7 +182,7 @@ def _claim(folder: Path) -> int:
     Raises:
         BlockingIOError: another process uses it.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -184,8 +192,8 @@ def _claim(folder: Path) -> int:
 
 
 def _sweep(roots: Path) -> None:
-    """Remove what killed processes left half unpacked."""
-    for folder in roots.glob(".*"):
+    """Remove what killed processes left half unpacked: folders of the names that :func:`_begin` makes, no others."""
+    for folder in [path for path in roots.iterdir() if _HALF.fullmatch(path.name)]:
         try:
             claim = _claim(folder)
         except OSError:

@@ -112,7 +112,7 @@ def split_credentials(url: str) -> tuple[SplitResult, dict[str, str]]:
 
 def basic(user: str, password: str) -> dict[str, str]:
     """The ``Authorization`` header of RFC 7617."""
-    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    token = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
     return {"Authorization": f"Basic {token}"}
 
 

@@ -180,9 +180,57 @@ def test_damaged_blobs_are_refused_and_leave_nothing(sandbox, tmp_path, damage):
 
 
 def test_what_a_killed_process_left_is_swept(sandbox, tmp_path):
-    (tmp_path / "roots/.half.1234/deep").mkdir(parents=True)
+    (tmp_path / f"roots/.{'0' * 64}.0123abcd/deep").mkdir(parents=True)
     root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
     assert os.listdir(tmp_path / "roots") == [root.name]
+
+
+def test_only_names_that_unpacking_makes_are_swept(sandbox, tmp_path):
+    """A folder of roots may be given by mistake: what else lies there is somebody's."""
+    names = [
+        ".ssh",
+        ".half.1234",
+        f".{'0' * 64}",
+        f".{'0' * 64}.0123abcd.txt",
+        f".{'g' * 64}.0123abcd",
+        "plain",
+    ]
+    for name in names:
+        (tmp_path / "roots" / name / "deep").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (tmp_path / f"roots/.{'1' * 64}.0123abcd").symlink_to(elsewhere)
+    root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
+    assert {root.name, *names} <= set(os.listdir(tmp_path / "roots"))
+    assert all((tmp_path / "roots" / name / "deep").is_dir() for name in names)
+    assert (elsewhere / "deep").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc",
+        "/home/me/x",
+        "",
+        "sha256:",
+        "sha256:../../x",
+        "sha256:" + "A" * 64,
+        "0" * 64,
+        "sha256:" + "0" * 64 + "\n",
+    ],
+)
+def test_a_diff_id_that_is_no_digest_names_no_folder(sandbox, tmp_path, name):
+    own = tmp_path / "roots/.ssh"
+    own.mkdir(parents=True)
+    for call in (
+        lambda: root_name([name]),
+        lambda: root_name([digest(b""), name]),
+        lambda: unpack_layer(sandbox, put(tmp_path, SAMPLE), name, tmp_path / "roots"),
+    ):
+        with pytest.raises(EnvbuildError) as caught:
+            call()
+        assert (caught.value.id, caught.value.exit) == ("bad-digest", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == [".ssh"]
 
 
 def test_whiteouts_are_applied_when_layers_are_flattened(sandbox, tmp_path):

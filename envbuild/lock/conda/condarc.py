@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.document import bounded
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -89,8 +90,13 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
 def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
-        values = yaml.safe_load(_expanded(text, environ))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with bounded():
+            values = yaml.safe_load(_expanded(text, environ))
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+    ) as error:  # of ValueError: what is no UTF-8, no date, no number
         reason = str(error).splitlines()[0]
         raise _wrong(path, f"conda's configuration cannot be read: {reason}") from None
     if values is None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,9 +18,12 @@ from envbuild.lock.python.uv import RemoteFile
 from envbuild.progress import Progress
 from envbuild.store import Http
 from envbuild.store.faults import Fault
+from envbuild.store.http import number
 
 _PARALLEL = 16
 _METADATA_LIMIT = 16 << 20
+_RANGE_LIMIT = 64 << 20
+"""Bytes of one read: a wheel's directory has some."""
 
 
 def with_credentials(url: str, indexes: Sequence[str]) -> str:
@@ -62,8 +67,8 @@ def length_of(url: str, name: str, indexes: Sequence[str], http: Http) -> int:
     while True:
         try:
             with http.open(address, method="HEAD") as answer:
-                if answer.status == 200 and answer.headers.get("Content-Length", "").isdigit():
-                    return int(answer.headers["Content-Length"])
+                if answer.status == 200 and answer.length is not None:
+                    return answer.length
                 fault = http.refusal(answer)
             if not fault.retry:
                 return _length_by_range(address, http)
@@ -75,12 +80,11 @@ def length_of(url: str, name: str, indexes: Sequence[str], http: Http) -> int:
 
 def _length_by_range(address: str, http: Http) -> int:
     with http.open(address, headers={"Range": "bytes=0-0"}) as answer:
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        if answer.status == 206 and total.isdigit():
-            return int(total)
-        length = answer.headers.get("Content-Length", "")
-        if answer.status == 200 and length.isdigit():
-            return int(length)
+        total = number(answer.headers.get("Content-Range", "").rpartition("/")[2])
+        if answer.status == 206 and total is not None:
+            return total
+        if answer.status == 200 and answer.length is not None:
+            return answer.length
         raise http.refusal(answer)
 
 
@@ -126,8 +130,20 @@ def _inside(address: str, name: str, indexes: Sequence[str], http: Http) -> str:
     try:
         with stream, zipfile.ZipFile(stream) as wheel:
             members = [item for item in wheel.namelist() if item.lower() == prefix.lower()]
-            return wheel.read(members[0]).decode("utf-8", "replace")
-    except (zipfile.BadZipFile, IndexError, NotImplementedError):
+            with wheel.open(members[0]) as member:
+                data = member.read(_METADATA_LIMIT + 1)
+            if len(data) > _METADATA_LIMIT:
+                raise zipfile.BadZipFile
+            return data.decode("utf-8", "replace")
+    except (
+        zipfile.BadZipFile,
+        IndexError,
+        NotImplementedError,
+        ValueError,
+        RuntimeError,
+        zlib.error,
+        lzma.LZMAError,
+    ):
         raise EnvbuildError(
             "wrong-wheel", f"{name} is not a wheel: it has no {prefix}",
             hint="The index serves a damaged file: ask its keeper, or use another (ENVBUILD_PYTHON_INDEX).",
@@ -160,6 +176,8 @@ class _Remote(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        if end - self._at > _RANGE_LIMIT:
+            raise zipfile.BadZipFile
         if end <= self._at:
             return b""
         effort = self._http.patience.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -17,8 +16,10 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.wayout import with_way_out
+from envbuild.oci.digest import is_sha256
+from envbuild.oci.document import read_object
 from envbuild.store import Http
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -58,7 +59,10 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
             if error.id == "not-found":
                 continue
             raise with_way_out(error, "ENVBUILD_PYTHON_INDEX") from error
-        files = _json(url, data) if data.lstrip()[:1] == b"{" else _html(url, data)
+        try:
+            files = _json(url, data) if data.lstrip()[:1] == b"{" else _html(url, data)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise _malformed(name, f"{type(error).__name__}: {error}") from error
         return [item for item in files if item is not None]
     return []
 
@@ -72,8 +76,15 @@ def versions(files: Sequence[ProjectFile], *, before: str | None) -> list[str]:
     return list(found)
 
 
+def _malformed(name: str, reason: str) -> EnvbuildError:
+    return EnvbuildError(
+        "index-malformed", f"Python's index has a page for {name} that cannot be read: {reason[:200]}",
+        hint="Ask the index's keeper, or use another (ENVBUILD_PYTHON_INDEX).", exit=Exit.NETWORK,
+    )  # fmt: skip
+
+
 def _json(url: str, data: bytes) -> list[ProjectFile | None]:
-    document = json.loads(data)
+    document = read_object(data)
     return [_entry(url, item) for item in document.get("files", [])]
 
 
@@ -89,6 +100,8 @@ def _entry(base: str, item: dict[str, Any]) -> ProjectFile | None:
 
 
 def _html(base: str, data: bytes) -> list[ProjectFile | None]:
+    if b"\0" in data or data.startswith(b"\x1f\x8b"):
+        raise ValueError("it is neither JSON nor HTML (compressed, although it was not asked for so)")
     parser = _Links()
     parser.feed(data.decode("utf-8", "replace"))
     files = []
@@ -125,7 +138,8 @@ def _made(
     except (InvalidWheelFilename, InvalidSdistFilename):
         return None
     return ProjectFile(
-        name=name, url=url, version=version, sha256=sha256, size=size,
+        name=name, url=url, version=version, sha256=sha256 if is_sha256(sha256) else None,
+        size=size if type(size) is int and size > 0 else None,
         uploaded=uploaded[:19] + "Z" if uploaded else None, yanked=yanked, metadata=metadata,
     )  # fmt: skip
 
