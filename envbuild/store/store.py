@@ -30,6 +30,7 @@ from envbuild.oci.disk import (
     write_file,
 )
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import remove_tree
 from envbuild.progress import Progress, SilentProgress
 
 FORMAT = 1
@@ -171,7 +172,7 @@ class Store:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
             lock.release(remove=not folder.exists())
 
     @contextmanager
@@ -224,7 +225,7 @@ def _sweep_scratch(folder: Path) -> None:
     lock = try_lock(folder.with_name(folder.name + ".lock"))
     if lock is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
+    remove_tree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
     lock.release(remove=not folder.exists())
 
 
