@@ -5,6 +5,7 @@ What is read depends on the file alone: from whichever place it is read, and bes
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import posixpath
 import tarfile
@@ -23,6 +24,7 @@ from envbuild.layers.licence_names import all_of, short_text, spdx_expression, s
 from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
+from envbuild.oci.tar_reader import entries
 from envbuild.progress import Progress
 from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
@@ -136,11 +138,9 @@ def _wheel_metadata(path: Path) -> bytes:
 
 
 def _sdist_metadata(path: Path) -> bytes:
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO") and member.isreg():
-                content = archive.extractfile(member)
-                assert content is not None
+    with gzip.open(path) as stream:
+        for member, content in entries(stream):
+            if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO") and content is not None:
                 return content.read(_LIMIT)
     raise KeyError("it has no PKG-INFO")
 
@@ -193,14 +193,14 @@ def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:
     """The copyright's text, or the package that it is a link to."""
     folder = f"{_DOC}/{item.name}"
     try:
-        with data_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for entry in archive:
+        with data_tar(path) as stream:
+            for entry, content in entries(stream):
                 name = entry.name.removeprefix("./").rstrip("/")
                 if name not in (folder, f"{folder}/copyright"):
                     continue
                 if entry.issym():
                     return None, _package(name, entry.linkname)
-                if entry.isreg() and (content := archive.extractfile(entry)):
+                if content is not None:
                     return content.read(_LIMIT).decode("utf-8", "replace"), None
     except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
         raise damaged(item.basename, str(error)) from error
