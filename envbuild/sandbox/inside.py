@@ -21,15 +21,13 @@ from envbuild.sandbox.syscalls import (
     CLONE_NEWNS,
     MNT_DETACH,
     MS_BIND,
-    MS_NODEV,
     MS_NOEXEC,
     MS_NOSUID,
     MS_PRIVATE,
-    MS_RDONLY,
     MS_REC,
-    MS_REMOUNT,
     die_with_parent,
     mount,
+    no_devices,
     pivot_root,
     umount,
     unshare,
@@ -108,8 +106,7 @@ def enter_tree(root: str) -> None:
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount(root, root, None, MS_BIND | MS_REC)
     os.chdir(root)
-    kept = os.statvfs(".").f_flag & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    mount("none", ".", None, MS_REMOUNT | MS_BIND | MS_NOSUID | MS_NODEV | MS_NOEXEC | kept)
+    no_devices(".", MS_NOSUID | MS_NOEXEC)
     pivot_root(".", ".")
     umount(".", MNT_DETACH)
     os.chdir("/")

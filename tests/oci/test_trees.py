@@ -19,6 +19,13 @@ from envbuild.store.gc import Keep, collect
 LEVELS = 1050
 
 
+@pytest.fixture(autouse=True)
+def _nothing_deep_is_left(tmp_path):
+    """pytest itself removes old folders with shutil.rmtree."""
+    yield
+    remove_tree(tmp_path)
+
+
 def deep(top, name="d", levels=LEVELS):
     """Folders in each other, each with a file, made one by one: no path is longer than the kernel takes."""
     top.mkdir(parents=True)
