@@ -18,8 +18,8 @@ from envbuild.sandbox.inside import within
 
 _COPY = 1 << 20
 _IN_THE_WAY = {
-    errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY,
-    errno.ENXIO, errno.EPERM,
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.ENXIO, errno.EPERM,
 }  # fmt: skip
 
 

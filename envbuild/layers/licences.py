@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import gzip
 import lzma
+import os
 import posixpath
+import stat
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
@@ -25,6 +28,7 @@ from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
 from envbuild.oci.tar_reader import entries
+from envbuild.oci.trees import folder_below
 from envbuild.progress import Progress
 from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
@@ -179,14 +183,23 @@ class _Copyrights:
     def _in_base(self, name: str) -> tuple[str | None, str | None]:
         if self._base is None or name.startswith(".") or "/" in name:
             return None, None
-        folder = self._base / _DOC / name
-        try:
-            for path in (folder, folder / "copyright"):
-                if path.is_symlink():
-                    return None, _package(str(path.relative_to(self._base)), str(path.readlink()))
-            return (folder / "copyright").read_bytes()[:_LIMIT].decode("utf-8", "replace"), None
-        except OSError:
-            return None, None
+        with suppress(OSError), folder_below(self._base, _DOC) as docs:
+            if (link := _link(name, docs)) is not None:
+                return None, _package(f"{_DOC}/{name}", link)
+            with folder_below(name, above=docs) as folder:
+                if (link := _link("copyright", folder)) is not None:
+                    return None, _package(f"{_DOC}/{name}/copyright", link)
+                fd = os.open("copyright", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                with os.fdopen(fd, "rb") as stream:
+                    if stat.S_ISREG(os.fstat(fd).st_mode):
+                        return stream.read(_LIMIT).decode("utf-8", "replace"), None
+        return None, None
+
+
+def _link(name: str, folder: int) -> str | None:
+    """The target of a link in an open folder; ``None`` if it is none."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return os.readlink(name, dir_fd=folder) if stat.S_ISLNK(found.st_mode) else None
 
 
 def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:

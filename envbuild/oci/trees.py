@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +73,29 @@ def folder_size(root: Path) -> int:
                 else:
                     total += entry.stat(follow_symlinks=False).st_blocks * 512
     return total
+
+
+@contextmanager
+def folder_below(folder: Path | str, path: str = "", *, above: int | None = None) -> Iterator[int]:
+    """Open a folder that lies at the relative ``path`` below ``folder``, without following a link on the way.
+
+    Args:
+        folder: a folder; its name is followed if ``above`` is not given.
+        path: names with ``/`` between.
+        above: an open folder that ``folder`` is a name in.
+
+    Raises:
+        OSError: it is not there, or a link, or no folder.
+    """
+    fd = os.open(folder, _FOLDER if above is not None else _FOLDER & ~os.O_NOFOLLOW, dir_fd=above)
+    try:
+        for name in filter(None, path.split("/")):
+            inner = os.open(name, _FOLDER, dir_fd=fd)
+            os.close(fd)
+            fd = inner
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @dataclass(slots=True)
