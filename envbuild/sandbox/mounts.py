@@ -113,10 +113,11 @@ def _text(path: str) -> str | None:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
     with open(fd, "rb") as stream:
-        return (
-            stream.read(_MOST_TEXT).decode("utf-8", "replace") if stat.S_ISREG(os.fstat(fd).st_mode) else None
-        )
+        return stream.read(_MOST_TEXT).decode("utf-8", "replace")
 
 
 def _folder(path: str) -> None:
