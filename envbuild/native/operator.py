@@ -19,6 +19,7 @@ from envbuild.native.inputs import Inputs, inputs_of
 from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
 from envbuild.oci.disk import guarded
+from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -152,7 +153,7 @@ def _compile(
             stderr=output,
             timeout=_TIMEOUT,
         )
-    wheels = sorted((build / "out").glob("*.whl"))
+    wheels = [build / "out" / name for name in regular_files(build / "out") if name.endswith(".whl")]
     if status or len(wheels) != 1:
         raise _failed(status, log, inputs)
     return wheels[0]

@@ -98,6 +98,17 @@ def folder_below(folder: Path | str, path: str = "", *, above: int | None = None
         os.close(fd)
 
 
+def regular_files(folder: Path | str) -> list[str]:
+    """The names of the regular files in a folder that others wrote to, sorted.
+
+    None where ``folder`` itself is a link. Links in it are left out: they may lead anywhere.
+    """
+    parent, name = os.path.split(folder)
+    with suppress(OSError), folder_below(parent, name) as fd, os.scandir(fd) as entries:
+        return sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    return []
+
+
 @dataclass(slots=True)
 class _Level:
     """A folder that is being emptied: its name in the one above, who it is, the folders still in it."""
