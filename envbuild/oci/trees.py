@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEEPEST = 128
-"""Folders in each other, in what is unpacked. The deepest path of the images and wheels seen has 31."""
+"""Folders in each other, in what is unpacked. The base has 10, and the deepest of 138 wheels 16 when it is installed."""
 
 LONGEST_NAME = 255
 """Bytes of one name: what Linux's file systems take."""
