@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEEPEST = 128
-"""Folders in each other, in what is unpacked. The base has 10, and the deepest of 138 wheels 16 when it is installed."""
+"""Folders in each other, in what is unpacked. The base has 10; the deepest of 138 wheels has 16, installed."""
 
 LONGEST_NAME = 255
 """Bytes of one name: what Linux's file systems take."""
