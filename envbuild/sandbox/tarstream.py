@@ -34,11 +34,6 @@ class HashedTar(io.RawIOBase):
         self._sha256.update(data)
         return data
 
-    def drain(self) -> None:
-        """Read to the end: padding after a tar's end belongs to its digest."""
-        while self.read(_BUFFER):
-            pass
-
     def digest(self) -> str:
         """``sha256:…`` of the uncompressed bytes read."""
         return f"sha256:{self._sha256.hexdigest()}"

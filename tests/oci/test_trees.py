@@ -8,8 +8,10 @@ import stat
 import pytest
 
 from envbuild.difference.lister import operators
-from envbuild.environment.prefix import empty
-from envbuild.oci.trees import DEEPEST, folder_size, remove_tree, too_long, walk
+from envbuild.environment.prefix import claim, empty
+from envbuild.environment.steps import seal
+from envbuild.layers.format import MTIME
+from envbuild.oci.trees import DEEPEST, folder_below, folder_size, regular_files, remove_tree, too_long, walk
 from envbuild.progress import SilentProgress
 from envbuild.sandbox.trees import remove
 from envbuild.sandbox.unpack import unpack_layer
@@ -124,6 +126,26 @@ def test_the_size_of_a_deep_folder_is_counted(tmp_path):
     assert folder_size(top) >= 1 << 20
 
 
+def test_an_environment_of_any_depth_is_sealed_and_given_up(tmp_path):
+    held = claim(tmp_path / "env", SilentProgress())
+    deep(held.path / "lib")
+    deep(held.path / "__clobbers__/empty", levels=3)
+    (held.path / "__clobbers__/empty/d/d/d/file").unlink()
+    host = tmp_path / "host"
+    (host / "empty").mkdir(parents=True)
+    seal(held, set())
+    inner = held.path / "lib" / "/".join("d" * 1000)
+    assert (inner.stat().st_mtime, (inner / "file").stat().st_mtime) == (MTIME, MTIME)
+    assert not (held.path / "__clobbers__/empty/d/d/d").exists()
+    assert (held.path / "__clobbers__/empty/d/d/file").exists()
+    remove_tree(held.path / "__clobbers__")
+    (held.path / "__clobbers__").symlink_to(host)
+    seal(held, set())
+    assert (host / "empty").is_dir()
+    held.give_up()
+    assert not held.path.exists()
+
+
 def test_operators_are_found_in_a_folder_of_any_depth(tmp_path):
     ops = deep(tmp_path / "deepspeed/ops")
     (ops / "d/fused_adam_op.so").write_bytes(b"")
@@ -143,3 +165,28 @@ def test_operators_are_found_in_a_folder_of_any_depth(tmp_path):
 def test_the_bounds_of_paths(path, reason):
     told = too_long(path)
     assert (told is None) if reason is None else (told is not None and reason in told)
+
+
+def test_of_a_folder_that_others_wrote_to_only_its_own_files_are_named(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "secret").write_text("")
+    (tmp_path / "out/b").write_text("")
+    (tmp_path / "out/a").write_text("")
+    (tmp_path / "out/link").symlink_to(tmp_path / "secret")
+    (tmp_path / "out/folder").mkdir()
+    os.mkfifo(tmp_path / "out/pipe")
+    assert regular_files(tmp_path / "out") == ["a", "b"]
+    (tmp_path / "linked").symlink_to(tmp_path / "out")
+    assert regular_files(tmp_path / "linked") == []
+    assert regular_files(tmp_path / "nothing") == []
+
+
+def test_a_folder_is_reached_without_a_link_on_the_way(tmp_path):
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/file").write_text("x")
+    (tmp_path / "a/link").symlink_to(tmp_path / "a/b")
+    with folder_below(tmp_path, "a/b") as fd:
+        assert os.listdir(fd) == ["file"]
+    for path in ("a/link", "a/b/file", "a/none"):
+        with pytest.raises(OSError, match=r"."), folder_below(tmp_path, path):
+            pass
