@@ -37,7 +37,7 @@ def refuse(name: str, reason: str) -> EnvbuildError:
     """A tar entry that must not be unpacked."""
     return EnvbuildError(
         "layer-hostile",
-        f"the layer has an entry that {reason}: {name!r}",
+        f"the layer has an entry that {reason}: {name[:300]!r}",
         hint="the blob is not what a builder makes: fetch it again, or from elsewhere",
         exit=Exit.VERIFY,
     )
@@ -83,6 +83,8 @@ class TreeWriter:
         if name.startswith(_WHITEOUT):
             self._whiteout(entry, parent, name)
         elif not name:
+            if not entry.isdir():
+                raise refuse(entry.name, "stands in place of the root")
             self._note_folder(self._root, entry)
             os.chown(self._root, entry.uid, entry.gid)
         else:

@@ -311,6 +311,8 @@ TOO_MUCH = {
     "too deep a link": [entry("l", kind=tarfile.SYMTYPE, link="/".join("d" * 200)), entry("l/x", b"")],
     "a name of 256 bytes": [entry("é" * 128, b"")],
     "a path of 3073 bytes": [entry("/".join(["x" * 200] * 16), b"")],
+    "a file in place of the root": [entry(".", b"x")],
+    "a link in place of the root": [entry("/", kind=tarfile.SYMTYPE, link="/etc")],
     "a hard link to a folder": [entry("d", mode=0o755), entry("h", kind=tarfile.LNKTYPE, link="d")],
     "a link without a target": [entry("l", kind=tarfile.SYMTYPE, link="")],
     "an extended attribute of 100 kB": [entry("f", b"", pax={"SCHILY.xattr.user.x": "v" * 100_000})],
