@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import zstandard
@@ -46,12 +47,13 @@ def members(artifact: Artifact, path: Path) -> Iterator[Member]:
     """
     with _readable(artifact.basename):
         if artifact.kind == "deb":
-            yield from _deb_members(path)
+            yield from _deb_members(artifact.basename, path)
         else:
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
                     if not info.is_dir():
-                        yield Member(name=info.filename, read=lambda info=info: archive.read(info))  # type: ignore[misc]  # mypy does not infer a lambda's default
+                        read = partial(archive.read, info)
+                        yield Member(name=info.filename, read=partial(_read, artifact.basename, read))
 
 
 def unpack_wheel(file: str, path: Path, site: Path, advance: Callable[[int], None]) -> None:
@@ -126,11 +128,17 @@ def _inside(file: str, name: str) -> str:
     return name
 
 
-def _deb_members(path: Path) -> Iterator[Member]:
+def _read(file: str, read: Callable[[], bytes]) -> bytes:
+    """Read a member; that its content is damaged shows only now."""
+    with _readable(file):
+        return read()
+
+
+def _deb_members(file: str, path: Path) -> Iterator[Member]:
     with _data_tar(path) as stream:
         for info, content in entries(stream):
             if content is not None:
-                yield Member(name=info.name.removeprefix("./"), read=content.read)
+                yield Member(name=info.name.removeprefix("./"), read=partial(_read, file, content.read))
 
 
 @contextmanager

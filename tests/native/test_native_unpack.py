@@ -131,6 +131,17 @@ def test_a_wheel_beyond_bounds_or_with_two_files_at_one_place_is_refused(
     assert (caught.value.id, caught.value.exit) == ("bad-toolchain-artifact", Exit.VERIFY)
 
 
+def test_a_member_whose_content_is_damaged_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    wheel = make_wheel(tmp_path / "w.whl", {"a.h": b"int a;" * 50})
+    data = bytearray(wheel.read_bytes())
+    data[40] ^= 0x10
+    wheel.write_bytes(data)
+    artifact = Artifact(kind="wheel", name="w", version="1", file="w.whl", size=1, sha256="0" * 64, index="x")
+    with pytest.raises(EnvbuildError, match=r"w\.whl") as caught:
+        [member.read() for member in members(artifact, wheel)]
+    assert (caught.value.id, caught.value.exit) == ("bad-toolchain-artifact", Exit.VERIFY)
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", ["-60", "0x10", "", "9999999999"])
 def test_a_package_whose_archive_states_an_odd_size_is_refused(tmp_path: Path, size: str) -> None:
