@@ -147,7 +147,7 @@ def _build(
         )
     root = work / "root"
     with progress.task("unpack essential packages", total=len(first), unit="packages") as task:
-        arguments = {"root": str(root), "essential": [str(deb.path.absolute()) for deb in first]}
+        arguments = {"root": str(root), "essential": [[str(deb.path.absolute()), deb.label] for deb in first]}
         sandbox.call("envbuild.layers.base_tree:prepare", arguments, advance=task.advance)
     _configure(packages, work, sandbox, progress)
     with progress.task("compile the distribution's Python", unit="files"):

@@ -26,6 +26,7 @@ from envbuild.layers.wheel import SplicedFile, WheelPlan, WrittenFile
 from envbuild.oci import digest as digests
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -212,6 +213,8 @@ def _compile(
         place = answer["damaged"][0]
         name = next(owner[unit["target"]].file for unit in units if unit["wheel"] == place)
         raise damaged(name, "wheel-content", "a file in it does not inflate to what its directory says")
+    if lacking := owner.keys() - set(regular_files(out)):
+        raise _failed(f"left no file {min(lacking)}")
     failed = set(answer["failed"])
     made: dict[str, tuple[int, int, list[Path]]] = {plan.sha256: (0, 0, []) for plan in plans}
     for unit in units:
@@ -254,15 +257,19 @@ def _drive(
             stdout=stdout,
         )
     if code:
-        raise EnvbuildError(
-            "bytecode-failed",
-            f"the image's {PYTHON} ended with {code} while compiling:\n{tail(work / 'driver.log')}",
-            hint="if the last line speaks of memory or space, make room and run the command again",
-            exit=Exit.ENGINE,
-        )
+        raise _failed(f"ended with {code} while compiling:\n{tail(work / 'driver.log')}")
     answer = json.loads((work / "answer.json").read_bytes())
     assert isinstance(answer, dict)
     return answer
+
+
+def _failed(what: str) -> EnvbuildError:
+    return EnvbuildError(
+        "bytecode-failed",
+        f"the image's {PYTHON} {what}",
+        hint="if the last line speaks of memory or space, make room and run the command again",
+        exit=Exit.ENGINE,
+    )
 
 
 def _units(sources: Sequence[SplicedFile | WrittenFile]) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
 from envbuild.oci.digest import is_sha256
 from envbuild.oci.disk import guarded
+from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -153,7 +154,7 @@ def _compile(
             stderr=output,
             timeout=_TIMEOUT,
         )
-    wheels = sorted((build / "out").glob("*.whl"))
+    wheels = [build / "out" / name for name in regular_files(build / "out") if name.endswith(".whl")]
     if status or len(wheels) != 1:
         raise _failed(status, log, inputs)
     return wheels[0]

@@ -11,7 +11,6 @@ root; its result, and how far it is, go to STATUS_FD as JSON lines.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -20,7 +19,6 @@ import socket
 import struct
 import subprocess
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from fcntl import ioctl
 from types import FrameType
@@ -28,6 +26,7 @@ from typing import NoReturn
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.sandbox.mounts import enter
+from envbuild.sandbox.outcome import described
 from envbuild.sandbox.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -221,20 +220,6 @@ def _call(spec: Mapping[str, object], status: _Status) -> int:
     return 0
 
 
-def _described(error: Exception) -> dict[str, object]:
-    if isinstance(error, EnvbuildError):
-        return {"error": {**error.to_dict(), "exit": int(error.exit)}}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = EnvbuildError(
-            "disk-full",
-            f"no space left: {error.filename or error.strerror}",
-            hint="make room, or put the store elsewhere: --store FOLDER",
-            exit=Exit.ENGINE,
-        )
-        return _described(full)
-    return {"bug": "".join(traceback.format_exception(error))}
-
-
 def main() -> NoReturn:
     """The process's entry point."""
     status = _Status(int(sys.argv[2]))
@@ -250,7 +235,7 @@ def main() -> NoReturn:
                 _enter_user_namespace(spec["maps"], status)
             code = (_run if "command" in spec else _call)(spec, status)
     except Exception as error:  # the caller raises it again, whatever it is
-        status.send(_described(error))
+        status.send(described(error))
     os._exit(code)
 
 

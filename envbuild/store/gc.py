@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from envbuild.oci.digest import is_digest, is_sha256, of_bytes, open_regular, re
 from envbuild.oci.disk import guarded, try_lock
 from envbuild.oci.document import read_json, read_object
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import folder_size, remove_tree
 from envbuild.progress import Progress, Task
 from envbuild.store.store import Store
 
@@ -55,7 +54,7 @@ class Freed:
 
 
 def collect(
-    store: Store, keep: Keep, *, progress: Progress, remove_root: Callable[[Path], None] = shutil.rmtree
+    store: Store, keep: Keep, *, progress: Progress, remove_root: Callable[[Path], None] = remove_tree
 ) -> Freed:
     """Remove from ``store`` what neither ``keep`` nor an image name in the layout needs.
 
@@ -135,7 +134,7 @@ def _remove_roots(
     for path in _entries(folder):
         task.advance(1)
         if path.name not in kept and _ROOT.fullmatch(path.name):
-            freed += _folder_size(path)
+            freed += folder_size(path)
             with guarded(path):
                 remove(path)
             count += 1
@@ -239,16 +238,6 @@ def _bare(digest: str) -> str:
 def _entries(folder: Path) -> list[Path]:
     with guarded(folder):
         return sorted(folder.iterdir())
-
-
-def _folder_size(folder: Path) -> int:
-    """Bytes that the files take on the disk; what cannot be read is not counted."""
-    total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            with suppress(OSError):
-                total += Path(parent, name).lstat().st_blocks * 512
-    return total
 
 
 def _forget(cache: Path, gone: set[str]) -> int:

@@ -31,6 +31,7 @@ from envbuild.oci.disk import (
 )
 from envbuild.oci.document import read_json, read_object
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import remove_tree
 from envbuild.progress import Progress, SilentProgress
 from envbuild.readback import readable
 
@@ -176,7 +177,7 @@ class Store:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
             lock.release(remove=not folder.exists())
 
     @contextmanager
@@ -233,7 +234,7 @@ def _sweep_scratch(folder: Path) -> None:
     lock = try_lock(folder.with_name(folder.name + ".lock"))
     if lock is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
+    remove_tree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
     lock.release(remove=not folder.exists())
 
 

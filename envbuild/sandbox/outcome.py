@@ -1,0 +1,39 @@
+"""What happened in another process, as JSON: an error there is raised again here."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Mapping
+
+from envbuild.errors import EnvbuildError, Exit
+
+
+def described(error: BaseException) -> dict[str, object]:
+    """An error as JSON."""
+    if isinstance(error, EnvbuildError):
+        return {"error": {**error.to_dict(), "exit": int(error.exit)}}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = EnvbuildError(
+            "disk-full",
+            f"no space left: {error.filename or error.strerror}",
+            hint="make room, or put the store elsewhere: --store FOLDER",
+            exit=Exit.ENGINE,
+        )
+        return described(full)
+    return {"bug": "".join(traceback.format_exception(error))}
+
+
+def raise_described(value: Mapping[str, object]) -> None:
+    """Raise what :func:`described` described; nothing where ``value`` is something else."""
+    error = value.get("error")
+    if isinstance(error, Mapping):
+        raise EnvbuildError(
+            error["id"],
+            error["message"],
+            where=error["where"],
+            hint=error["hint"],
+            exit=Exit(error["exit"]),
+        )
+    if "bug" in value:
+        raise RuntimeError(value["bug"])
