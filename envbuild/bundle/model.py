@@ -38,7 +38,13 @@ PATCH: Final = 2
 
 DigestText = Annotated[str, msgspec.Meta(pattern=DIGEST_FORM)]
 Sha256Text = Annotated[str, msgspec.Meta(pattern=SHA256_FORM)]
-FileName = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z")]
+_FILE_FORM = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z"
+FileName = Annotated[str, msgspec.Meta(pattern=_FILE_FORM)]
+_FORMS = {
+    DIGEST_FORM: "a sha256 digest",
+    SHA256_FORM: "the 64 hex digits of a sha256",
+    _FILE_FORM: "a file name",
+}
 Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
 
 
@@ -276,6 +282,8 @@ def check_path(path: str) -> None:
 
 
 def _refuse(where: Path, reason: str) -> NoReturn:
+    for form, words in _FORMS.items():
+        reason = reason.replace(f"`str` matching regex {form!r}", words)
     raise EnvbuildError(
         "bad-bundle",
         f"this is no bundle that envbuild can read: {reason}",

@@ -114,7 +114,9 @@ def test_a_layer_named_by_a_path_deletes_nothing_beside_it(world: World, tmp_pat
 
 
 def test_a_folder_of_this_machine_is_no_finished_layer(world: World, tmp_path: Path) -> None:
-    refused("bad-bundle", Exit.VERIFY, lambda: take(world, write_bundle(tmp_path / "b", "/etc")))
+    error = refused("bad-bundle", Exit.VERIFY, lambda: take(world, write_bundle(tmp_path / "b", "/etc")))
+    assert "a sha256 digest" in error.message
+    assert "$.rootfs.diff_ids[0]" in error.message
     assert world.there.layout.tags() == {}
 
 
