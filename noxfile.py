@@ -33,7 +33,7 @@ BOUNDS = [
     *(f"tests/lock/test_{name}.py" for name in ("conda_solve", "lock_faults")),
     *(f"tests/render/test_{name}.py" for name in ("conda_files", "render")),
     *("tests/layers/test_wheel_layer_contents.py", "tests/sandbox/test_unpack.py"),
-    *("tests/publish/test_sbom.py", "tests/publish/test_sigstore.py", "tests/registry/test_push_image.py"),
+    *("tests/publish/test_sbom.py", "tests/publish/test_sigstore.py", "tests/registry/test_push.py"),
     "tests/engine/test_docker_engine.py",
 ]
 """What asks every dependency for what envbuild uses of it, in a minute or two."""
