@@ -9,7 +9,6 @@ import lzma
 import posixpath
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from email.message import Message
 from email.parser import HeaderParser
@@ -23,6 +22,7 @@ from envbuild.layers.licence_names import all_of, short_text, spdx_expression, s
 from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
+from envbuild.lock.python.files import ZIP_FAULTS
 from envbuild.progress import Progress
 from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
@@ -120,7 +120,7 @@ def _of_python(item: Artifact, store: Store) -> str | None:
     path = store.artifact(item.sha256)
     try:
         content = _sdist_metadata(path) if item.kind == "sdist" else _wheel_metadata(path)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError) as error:
+    except (tarfile.TarError, *ZIP_FAULTS) as error:
         raise damaged_wheel(
             item.basename, "wheel-metadata", f"its metadata cannot be read: {error}"
         ) from None
@@ -131,7 +131,8 @@ def _wheel_metadata(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
-                return archive.read(name)
+                with archive.open(name) as content:
+                    return content.read(_LIMIT)
     raise KeyError("it has no METADATA")
 
 

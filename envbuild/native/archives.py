@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import lzma
 import os
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact
+from envbuild.lock.python.files import ZIP_FAULTS
 
 MTIME = 1577836800
 """The time of every unpacked file (seconds): nvcc's line tables hold the times of the headers."""
@@ -25,6 +27,8 @@ MTIME = 1577836800
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _CHUNK = 1 << 20
+_OF_THE_FILE = {None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+"""What the system says where an archive is at fault: an offset before its start, names that cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +52,14 @@ def members(artifact: Artifact, path: Path) -> Iterator[Member]:
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
                     if not info.is_dir():
-                        yield Member(name=info.filename, read=lambda info=info: archive.read(info))  # type: ignore[misc]  # mypy does not infer a lambda's default
+                        read = partial(_read, artifact.basename, archive, info)
+                        yield Member(name=info.filename, read=read)
+
+
+def _read(file: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """One file of a wheel; it is read where the member is used, outside of what :func:`members` guards."""
+    with _readable(file):
+        return archive.read(info)
 
 
 def unpack_wheel(file: str, path: Path, site: Path, advance: Callable[[int], None]) -> None:
@@ -161,17 +172,11 @@ def _readable(file: str) -> Iterator[None]:
     """Turn what the readers say into one error."""
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,  # zipfile: a compression that it does not know
-        RuntimeError,  # zipfile: encrypted
-        ValueError,
-    ) as error:
+    except EnvbuildError:
+        raise
+    except (tarfile.TarError, zstandard.ZstdError, *ZIP_FAULTS) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+            raise
         raise _refused(file, str(error)) from error
 
 

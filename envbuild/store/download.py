@@ -18,7 +18,7 @@ from envbuild.store.http import Http, Response
 from envbuild.store.network import is_local
 from envbuild.store.part import Part
 
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/(?:[0-9]+|\*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

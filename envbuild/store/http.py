@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import time
 from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit, urlunsplit
@@ -18,11 +17,13 @@ from envbuild.store.faults import Fault, fault_of
 from envbuild.store.network import (
     Proxies,
     basic,
+    date_of,
     is_local,
     read_netrc,
     redacted,
     split_credentials,
     tls_context,
+    whole_number,
 )
 from envbuild.store.retry import Patience
 
@@ -53,8 +54,7 @@ class Response:
     @property
     def length(self) -> int | None:
         """The length of the body in bytes, where the server tells it."""
-        value = self.headers.get("Content-Length", "")
-        return int(value) if value.isascii() and value.isdigit() else None
+        return whole_number(self.headers.get("Content-Length", ""))
 
     def abort(self) -> None:
         """Wake a thread that waits in :meth:`chunks`; it then sees a broken connection."""
@@ -203,7 +203,7 @@ class Http:
             if answer.status not in _REDIRECTS or target is None or method not in {"GET", "HEAD"}:
                 break
             _done_with(answer)
-            following, own = split_credentials(urljoin(urlunsplit(parts), target))
+            following, own = split_credentials(_joined(urlunsplit(parts), target))
             if _origin(following) != _origin(parts):
                 extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
             elif "Authorization" in sent and "Authorization" not in own:
@@ -319,6 +319,14 @@ def failed(fault: Fault, label: str) -> EnvbuildError:
     return EnvbuildError("source-failed", f"{label} {fault}", hint=fault.hint, exit=Exit.NETWORK)
 
 
+def _joined(base: str, target: str) -> str:
+    """Where a ``Location`` leads; an address that is none stays as it is, for who parses it next."""
+    try:
+        return urljoin(base, target)
+    except ValueError:
+        return target
+
+
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
@@ -331,9 +339,10 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, float(value))
     except ValueError:
         pass
+    found = date_of(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+        return None if found is None else max(0.0, found.timestamp() - time())
+    except (ValueError, OverflowError):  # a time without a zone, before the first or after the last year
         return None
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import ipaddress
 import netrc
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.store.faults import Fault
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
@@ -114,6 +118,19 @@ def basic(user: str, password: str) -> dict[str, str]:
     """The ``Authorization`` header of RFC 7617."""
     token = base64.b64encode(f"{user}:{password}".encode()).decode()
     return {"Authorization": f"Basic {token}"}
+
+
+def whole_number(text: str) -> int | None:
+    """A header's number: ASCII digits alone, and not more than any file has bytes."""
+    return int(text) if _NUMBER.fullmatch(text) else None
+
+
+def date_of(text: str) -> datetime | None:
+    """A header's date (RFC 5322); ``None`` where it is none."""
+    try:
+        return parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
 
 
 def redacted(url: str) -> str:

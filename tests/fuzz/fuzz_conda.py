@@ -9,7 +9,6 @@ from pathlib import Path
 import zstandard
 from fuzz_engine import Reader, Source
 from fuzz_mutation import json_of, packed, text_of
-from rattler import Config
 
 from envbuild.lock.conda.channels import CondaChannels
 from envbuild.lock.conda.check import _consistent
@@ -128,7 +127,7 @@ class _Channel:
 def _condarc(data: bytes) -> None:
     read = read_condarc({"CONDARC": str(_SOURCE(data))})
     read.place("small")
-    Config.from_toml(read.client_toml())
+    read.client_config()
 
 
 _CHANNEL = _Channel()

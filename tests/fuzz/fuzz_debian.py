@@ -18,7 +18,7 @@ from envbuild.layers.debs import essential, read_deb
 from envbuild.layers.licences import _in_package
 from envbuild.lock.debian.archive import Archive, Release
 from envbuild.lock.debian.closure import Offer, closure
-from envbuild.lock.debian.control import dependencies, packages
+from envbuild.lock.debian.control import dependencies
 from envbuild.lock.debian.signature import Keyring
 from envbuild.lock.debian.version import DebianVersion
 from envbuild.lock.model import Artifact
@@ -133,8 +133,14 @@ def _artifact() -> Artifact:
 
 
 def _packages(data: bytes) -> None:
-    found = list(packages(data.decode("utf-8", "replace"), suite="bookworm", component="main"))
-    closure(Offer(found), ["demo"], asked={})
+    """An index, and what is needed for a package of it."""
+    path = "main/binary-amd64/Packages"
+    release = Release(suite="bookworm", codename="bookworm", files={path: _listed(data)}, valid_until=None)
+    closure(Offer(_archive(data).packages(release, "main")), ["demo"], asked={})
+
+
+def _listed(data: bytes) -> tuple[str, int]:
+    return hashlib.sha256(data).hexdigest(), len(data)
 
 
 class _Believing(Keyring):
@@ -156,7 +162,7 @@ def _release(data: bytes) -> None:
 def _index(data: bytes) -> None:
     """A compressed index whose hash and size the release file has."""
     for ending in (".gz",) if data[:1] == b"\x1f" else (".xz",):
-        files = {f"main/binary-amd64/Packages{ending}": (hashlib.sha256(data).hexdigest(), len(data))}
+        files = {f"main/binary-amd64/Packages{ending}": _listed(data)}
         release = Release(suite="bookworm", codename="bookworm", files=files, valid_until=None)
         _archive(data).packages(release, "main")
 

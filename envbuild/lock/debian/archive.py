@@ -8,13 +8,13 @@ import lzma
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.lock.debian.control import DebPackage, packages, paragraphs
+from envbuild.lock.debian.control import DebPackage, is_sha256, packages, paragraphs
 from envbuild.lock.debian.signature import Keyring
 from envbuild.lock.wayout import with_way_out
 from envbuild.store import Http
+from envbuild.store.network import date_of, whole_number
 
 _LIMIT = 256 << 20
 _UNPACK: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
@@ -65,9 +65,13 @@ class Archive:
         names = {fields.get("codename"), fields.get("suite")}
         if suite not in names:
             raise _wrong(what, f"is the release file of {fields.get('codename')}")
+        until = fields.get("valid-until")
+        day = date_of(until) if until else None
+        if until and day is None:
+            raise _wrong(what, f"has a Valid-Until that is no date: {until[:80]!r}")
         release = Release(
             suite=suite, codename=fields.get("codename", suite), files=_files(fields.get("sha256", "")),
-            valid_until=_day(fields.get("valid-until")),
+            valid_until=day.date().isoformat() if day else None,
         )  # fmt: skip
         if release.valid_until and release.valid_until < date:
             raise _wrong(what, f"was valid until {release.valid_until} only: the mirror is behind")
@@ -87,7 +91,10 @@ class Archive:
                     text = unpack(data).decode("utf-8", "replace")
                 except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
                     raise _wrong(f"{path} of {release.suite}", f"cannot be unpacked: {error}") from None
-                return list(packages(text, suite=release.suite, component=component))
+                try:
+                    return list(packages(text, suite=release.suite, component=component))
+                except ValueError as error:
+                    raise _wrong(f"{path} of {release.suite}", str(error)) from None
         raise _wrong(f"InRelease of {release.suite}", f"names no packages of {component} for amd64")
 
     def _index(self, release: Release, path: str) -> bytes:
@@ -112,18 +119,9 @@ def _files(text: str) -> dict[str, tuple[str, int]]:
     found = {}
     for line in text.splitlines():
         parts = line.split()
-        if len(parts) == 3 and parts[1].isdigit():
-            found[parts[2]] = (parts[0], int(parts[1]))
+        if len(parts) == 3 and (size := whole_number(parts[1])) is not None and is_sha256(parts[0]):
+            found[parts[2]] = (parts[0], size)
     return found
-
-
-def _day(text: str | None) -> str | None:
-    if not text:
-        return None
-    try:
-        return parsedate_to_datetime(text).date().isoformat()
-    except ValueError:
-        return None
 
 
 def _wrong(what: str, reason: str) -> EnvbuildError:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +19,22 @@ from envbuild.lock.python.uv import RemoteFile
 from envbuild.progress import Progress
 from envbuild.store import Http
 from envbuild.store.faults import Fault
+from envbuild.store.network import whole_number
+
+ZIP_FAULTS = (
+    *(
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+    ),
+    *(OverflowError, RuntimeError),
+)
+"""What ``zipfile`` raises for a file that is damaged, encrypted, or compressed in a way that it does not know."""
 
 _PARALLEL = 16
 _METADATA_LIMIT = 16 << 20
@@ -62,8 +81,8 @@ def length_of(url: str, name: str, indexes: Sequence[str], http: Http) -> int:
     while True:
         try:
             with http.open(address, method="HEAD") as answer:
-                if answer.status == 200 and answer.headers.get("Content-Length", "").isdigit():
-                    return int(answer.headers["Content-Length"])
+                if answer.status == 200 and answer.length is not None:
+                    return answer.length
                 fault = http.refusal(answer)
             if not fault.retry:
                 return _length_by_range(address, http)
@@ -75,12 +94,11 @@ def length_of(url: str, name: str, indexes: Sequence[str], http: Http) -> int:
 
 def _length_by_range(address: str, http: Http) -> int:
     with http.open(address, headers={"Range": "bytes=0-0"}) as answer:
-        total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-        if answer.status == 206 and total.isdigit():
-            return int(total)
-        length = answer.headers.get("Content-Length", "")
-        if answer.status == 200 and length.isdigit():
-            return int(length)
+        total = whole_number(answer.headers.get("Content-Range", "").rpartition("/")[2])
+        if answer.status == 206 and total is not None:
+            return total
+        if answer.status == 200 and answer.length is not None:
+            return answer.length
         raise http.refusal(answer)
 
 
@@ -125,11 +143,15 @@ def _inside(address: str, name: str, indexes: Sequence[str], http: Http) -> str:
     prefix = "-".join(name.split("-")[:2]) + ".dist-info/METADATA"
     try:
         with stream, zipfile.ZipFile(stream) as wheel:
-            members = [item for item in wheel.namelist() if item.lower() == prefix.lower()]
-            return wheel.read(members[0]).decode("utf-8", "replace")
-    except (zipfile.BadZipFile, IndexError, NotImplementedError):
+            members = [item for item in wheel.infolist() if item.filename.lower() == prefix.lower()]
+            with wheel.open(members[0]) as content:
+                return content.read(_METADATA_LIMIT).decode("utf-8", "replace")
+    except EnvbuildError:
+        raise
+    except ZIP_FAULTS as error:
+        reason = f"{prefix} cannot be read: {error}" if str(error) else f"it has no {prefix}"
         raise EnvbuildError(
-            "wrong-wheel", f"{name} is not a wheel: it has no {prefix}",
+            "wrong-wheel", f"{name} is not a sound wheel: {reason}",
             hint="The index serves a damaged file: ask its keeper, or use another (ENVBUILD_PYTHON_INDEX).",
             exit=Exit.VERIFY, where=name,
         ) from None  # fmt: skip
