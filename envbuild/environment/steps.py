@@ -11,13 +11,13 @@ from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
+from envbuild.environment.conflicts import unreadable
 from envbuild.environment.prefix import Claim, full
 from envbuild.environment.process import clean_environ, working
 from envbuild.environment.records import META, sources_of
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import MTIME
 from envbuild.lock import CondaLock, conda_lock_bytes
-from envbuild.oci.digest import of_file
 from envbuild.progress import Progress
 from envbuild.store import Store
 
@@ -196,16 +196,11 @@ def _link_error(failed: str, claim: Claim, lock: CondaLock, store: Store) -> Env
         return full(claim.path)
     name = failed.splitlines()[0].rsplit(" ", 1)[-1]
     package = next((package for package in lock.packages if package.file == name), None)
-    where = None if package is None else package.file
-    if package is not None and of_file(store.artifact(package.sha256)) != f"sha256:{package.sha256}":
-        store.artifact(package.sha256).unlink()
-        return EnvbuildError(
-            "store-damaged", f"{package.name}: the store's copy of {name} was damaged, and is removed",
-            hint="Run the same command again: it fetches the file anew.", exit=Exit.VERIFY, where=where,
-        )  # fmt: skip
+    if package is not None:
+        return unreadable(package, store, failed)
     return EnvbuildError(
-        "link-failed", f"the environment could not be linked: {failed}", exit=Exit.VERIFY, where=where,
-        hint="The file is what the lock names. `envbuild doctor` looks at the disk; another --prefix may help; "
+        "link-failed", f"the environment could not be linked: {failed}", exit=Exit.VERIFY,
+        hint="The files are what the lock names. `envbuild doctor` looks at the disk; another --prefix may help; "
         "`envbuild lock REF --only conda --upgrade NAME` takes another build of the package.",
     )  # fmt: skip
 

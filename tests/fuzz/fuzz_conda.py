@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
+from random import Random
 
 import zstandard
 from fuzz_engine import Reader, Source
-from fuzz_mutation import json_of, packed, text_of
+from fuzz_mutation import Make, bytes_changed, bytes_of, either, json_of, packed, text_of
+from fuzz_python import tar_bytes
 
+from envbuild.environment.contents import Damaged, Hostile, brought
 from envbuild.lock.conda.channels import CondaChannels
 from envbuild.lock.conda.check import _consistent
 from envbuild.lock.conda.condarc import read_condarc
 from envbuild.lock.conda.file import parse_conda_lock
 from envbuild.lock.conda.folder import readable
+from envbuild.lock.conda.model import CondaPackage
 from envbuild.lock.conda.records import to_record
 from envbuild.lock.conda.solve import Question, Solver, Unsolvable
 
@@ -74,6 +80,7 @@ CONDARC = (
     "proxy_servers:\n  http: http://user:pw@proxy.invalid:3128\n  https: &a x\nchannels: [a, *a]\n"
 )
 _SOURCE = Source()
+_ZST = zstandard.ZstdCompressor(level=1)
 
 
 def _lock(data: bytes) -> None:
@@ -130,8 +137,48 @@ def _condarc(data: bytes) -> None:
     read.client_config()
 
 
+PATHS = {
+    "paths_version": 1,
+    "paths": [
+        {"_path": "site-packages/a.py", "path_type": "hardlink", "sha256": SHA256, "size_in_bytes": 1},
+        {"_path": "bin/b", "path_type": "softlink", "sha256": SHA256, "prefix_placeholder": "/x", "file_mode": "text"},
+        {"_path": "share", "path_type": "directory"},
+    ],
+}  # fmt: skip
+LINK = {"noarch": {"type": "python", "entry_points": ["a = b:c"]}, "package_metadata_version": 1}
+
+
+def _conda(info: bytes) -> bytes:
+    """A package around the tar of its information."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as container:
+        container.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
+        container.writestr("info-demo-1-0.tar.zst", _ZST.compress(info))
+    return out.getvalue()
+
+
+def _packages() -> Make:
+    paths, link = json_of(PATHS), json_of(LINK)
+
+    def made(rng: Random) -> bytes:
+        files = {"info/paths.json": paths(rng), "info/link.json": link(rng) if rng.random() < 0.5 else b"{}"}
+        info = tar_bytes(files)
+        return _conda(bytes_changed(rng, info) if rng.random() < 0.3 else info)
+
+    sound = _conda(tar_bytes({"info/paths.json": paths.seeds[0], "info/link.json": link.seeds[0]}))
+    return either(Make(made, sound), bytes_of(sound))
+
+
+def _brought(data: bytes) -> None:
+    """What a package brings, in either form; its file is what the lock names."""
+    package = CondaPackage(
+        name="demo", version="1", build="0", build_number=0, subdir="noarch", noarch="python", channel="small",
+        file="demo-1-0.tar.bz2" if data[:2] == b"BZ" else "demo-1-0.conda", size=1, sha256=SHA256,
+    )  # fmt: skip
+    brought(package, _SOURCE(data), "lib/python3.11/site-packages")
+
+
 _CHANNEL = _Channel()
-_ZST = zstandard.ZstdCompressor(level=1)
 
 READERS = [
     Reader(name="conda-lock", make=json_of(LOCK), read=_lock),
@@ -139,6 +186,7 @@ READERS = [
     Reader(
         name="conda-repodata-zst", make=packed(json_of(REPODATA), _ZST.compress, seldom=0.7), read=_CHANNEL.unpack
     ),
+    Reader(name="conda-package", make=_packages(), read=_brought, answers=(Damaged, Hostile)),
     Reader(
         name="condarc", make=text_of(CONDARC, more=("&b", "*b", "!!python/object:os.system", "- ", ": ", "${HOME}", "{{", "? ", "0o7", "2026-99-99")),
         read=_condarc,

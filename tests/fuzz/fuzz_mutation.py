@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -90,7 +91,7 @@ def _changed(rng: Random, value: Any) -> Any:
     """``value`` with one thing in it changed, in place where it can be."""
     places = list(_places(value))
     if not places:
-        return rng.choice(VALUES)
+        return deepcopy(rng.choice(VALUES))
     holder, key = rng.choice(places)
     way = rng.randrange(9)
     old = holder[key]
@@ -99,20 +100,20 @@ def _changed(rng: Random, value: Any) -> Any:
     elif way == 1:
         holder[key] = rng.choice(TEXTS)
     elif way == 2:
-        holder[key] = rng.choice(VALUES)
+        holder[key] = deepcopy(rng.choice(VALUES))
     elif way == 3:
         other, name = rng.choice(places)
         holder[key] = json.loads(json.dumps(other[name])) if name in _keys(other) else None
     elif way == 4:
         holder[key] = [old] if rng.random() < 0.5 else {"a": old}
     elif way == 5 and isinstance(holder, dict):
-        holder[rng.choice(TEXTS)] = old
+        holder[rng.choice(TEXTS)] = deepcopy(old)
     elif way == 6 and isinstance(holder, list):
         holder.insert(rng.randrange(len(holder) + 1), json.loads(json.dumps(old)))
     elif way == 7 and isinstance(old, str):
         holder[key] = text_changed(rng, old)
     elif isinstance(old, bool) or not isinstance(old, int | float):
-        holder[key] = str(old) if rng.random() < 0.5 else rng.choice(VALUES)
+        holder[key] = str(old) if rng.random() < 0.5 else deepcopy(rng.choice(VALUES))
     else:
         holder[key] = rng.choice(
             (old + 1, -old, old * 2**40, str(old), float(old) if abs(old) < 10**300 else old)

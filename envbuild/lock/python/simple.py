@@ -75,7 +75,7 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
             raise with_way_out(error, "ENVBUILD_PYTHON_INDEX") from error
         try:
             files = _json(url, data) if data.lstrip()[:1] in (b"{", b"[") else _html(url, data)
-        except (ValueError, RecursionError) as error:  # msgspec's own, and addresses that are none
+        except (ValueError, RecursionError, AssertionError) as error:  # msgspec's, urljoin's and HTMLParser's
             raise _wrong(name, str(error)) from None
         return [item for item in files if item is not None]
     return []
