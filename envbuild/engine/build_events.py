@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _PLAIN = re.compile(r"#(\d+) (?:(DONE) [\d.]+s|(CACHED)|(?:ERROR: (.*))|(CANCELED)|(?:[\d.]+ (.*))|(.*))")
-_PLAIN_AMOUNT = re.compile(r"(transferring [^:]*:|sha256:[0-9a-f]+) ([\d.]+) ?([kMG]?B)\b.*?( done)?")
+_PLAIN_AMOUNT = re.compile(
+    r"(transferring [^:]*:|sha256:[0-9a-f]+) ([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kMG]?B)\b.*?( done)?"
+)
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 

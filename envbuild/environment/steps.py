@@ -18,11 +18,11 @@ from envbuild.environment.records import META, sources_of
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import MTIME
 from envbuild.lock import CondaLock, conda_lock_bytes
+from envbuild.oci.disk import ran_out
 from envbuild.progress import Progress
 from envbuild.store import Store
 
 _TAIL = 20
-_FULL = ("os error 28", "os error 122", "No space left on device", "Disk quota exceeded")
 
 
 def offer(claim: Claim, store: Store, files: Mapping[str, str], folder: str) -> Path:
@@ -38,7 +38,7 @@ def link(claim: Claim, lock: CondaLock, store: Store, progress: Progress) -> Non
     """Unpack and link every package of the lock, which the store has, with py-rattler.
 
     Raises:
-        EnvbuildError: exit 2 where the disk is full; exit 5 where a package cannot be unpacked or linked.
+        EnvbuildError: exit 7 where the disk is full; exit 5 where a package cannot be unpacked or linked.
     """
     files = offer(claim, store, {package.file: package.sha256 for package in lock.packages}, "files")
     given = {"prefix": str(claim.path), "files": str(files), "lock": conda_lock_bytes(lock).decode()}
@@ -95,7 +95,7 @@ def pip_install(claim: Claim, lock: CondaLock, store: Store, progress: Progress)
     No operator is compiled, and no GPU of this machine is seen, so that the same is installed everywhere.
 
     Raises:
-        EnvbuildError: exit 2 where the disk is full; exit 5 where pip fails, with what it said.
+        EnvbuildError: exit 7 where the disk is full; exit 5 where pip fails, with what it said.
     """
     if not lock.pip:
         return
@@ -192,7 +192,7 @@ def _run(claim: Claim, argv: Sequence[str], env: Mapping[str, str] | None = None
 
 
 def _link_error(failed: str, claim: Claim, lock: CondaLock, store: Store) -> EnvbuildError:
-    if any(word in failed for word in _FULL):
+    if ran_out(claim.path, failed):
         return full(claim.path)
     name = failed.splitlines()[0].rsplit(" ", 1)[-1]
     package = next((package for package in lock.packages if package.file == name), None)
@@ -206,7 +206,7 @@ def _link_error(failed: str, claim: Claim, lock: CondaLock, store: Store) -> Env
 
 
 def _failed(id: str, what: str, status: int, output: Sequence[str], claim: Claim) -> EnvbuildError:
-    if any(word in line for line in output for word in _FULL):
+    if ran_out(claim.path, "\n".join(output)):
         return full(claim.path)
     told = "\n  ".join(output[-_TAIL:]) or "nothing"
     return EnvbuildError(

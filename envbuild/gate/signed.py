@@ -13,6 +13,7 @@ from envbuild.gate.envelope import add_signature, open_envelope, read_limited, s
 from envbuild.gate.keys import PublicKey, SigningKey
 from envbuild.gate.statement import parse_statement, statement_bytes
 from envbuild.gate.verdict import Verdict
+from envbuild.oci.disk import unless_full
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +72,7 @@ def write_verdict(path: Path, data: bytes) -> None:
         data: what :func:`sign_verdict` gave.
 
     Raises:
-        EnvbuildError: exit 2 when it cannot be written.
+        EnvbuildError: exit 2 when it cannot be written, 7 when the disk is full.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -84,10 +85,13 @@ def write_verdict(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise EnvbuildError(
+        other = EnvbuildError(
             "verdict-not-written",
             f"the verdict cannot be written: {error.strerror}",
             where=str(path),
             hint="choose another file with --report",
             exit=Exit.USAGE,
+        )
+        raise unless_full(
+            error, path, other, hint="free some space, or choose another file with --report"
         ) from error

@@ -18,7 +18,7 @@ from envbuild.native.archives import MTIME, unpack_sdist, unpack_wheel
 from envbuild.native.inputs import Inputs, inputs_of
 from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
-from envbuild.oci.disk import guarded
+from envbuild.oci.disk import disk_full, guarded, ran_out
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -258,6 +258,8 @@ def _failed(status: int, log: Path, inputs: Inputs) -> EnvbuildError:
         file.seek(max(0, log.stat().st_size - 64 * 1024), os.SEEK_SET)
         lines = file.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
     tail = "\n".join(f"  | {line}" for line in lines) or "  | (it said nothing)"
+    if ran_out(log.parent, tail):
+        return disk_full(log.parent)
     return EnvbuildError(
         "operator-build-failed",
         f"DeepSpeed {inputs.source.version} does not compile (status {status}); the log ends with\n{tail}",

@@ -11,7 +11,6 @@ root; its result, and how far it is, go to STATUS_FD as JSON lines.
 
 from __future__ import annotations
 
-import errno
 import importlib
 import json
 import os
@@ -27,6 +26,7 @@ from types import FrameType
 from typing import NoReturn
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import disk_full, is_full
 from envbuild.sandbox.mounts import enter
 from envbuild.sandbox.syscalls import (
     CLONE_NEWIPC,
@@ -224,14 +224,8 @@ def _call(spec: Mapping[str, object], status: _Status) -> int:
 def _described(error: Exception) -> dict[str, object]:
     if isinstance(error, EnvbuildError):
         return {"error": {**error.to_dict(), "exit": int(error.exit)}}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = EnvbuildError(
-            "disk-full",
-            f"no space left: {error.filename or error.strerror}",
-            hint="make room, or put the store elsewhere: --store FOLDER",
-            exit=Exit.ENGINE,
-        )
-        return _described(full)
+    if isinstance(error, OSError) and is_full(error):
+        return _described(disk_full(error.filename or os.getcwd(), error.strerror))
     return {"bug": "".join(traceback.format_exception(error))}
 
 

@@ -99,7 +99,7 @@ def test_the_artifact_mirror_is_asked_first(world: World) -> None:
 
 def test_a_disk_that_fills_while_linking(world: World, disk: Path) -> None:
     error = refused(lambda: world.create(prefix="disk/env"))
-    assert (error.id, error.exit) == ("disk-full", Exit.USAGE)
+    assert (error.id, error.exit) == ("disk-full", Exit.ENGINE)
     assert error.message.count("\n") == 0
     assert list(disk.iterdir()) == []
 
@@ -107,7 +107,7 @@ def test_a_disk_that_fills_while_linking(world: World, disk: Path) -> None:
 def test_a_store_on_a_disk_that_is_too_small(world: World, disk: Path) -> None:
     (disk / "filler").write_bytes(b"x" * (6 << 20))
     error = refused(lambda: world.create(store="disk/store"))
-    assert (error.id, error.exit) == ("disk-full", Exit.USAGE)
+    assert (error.id, error.exit) == ("disk-full", Exit.ENGINE)
     assert nothing_left(world)
 
 

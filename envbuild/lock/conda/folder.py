@@ -13,6 +13,7 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda.channels import SUBDIRS
+from envbuild.oci.disk import unless_full
 
 _LIMIT = 2 << 30
 
@@ -65,7 +66,8 @@ def _write(path: Path, data: bytes) -> None:
             stream.write(data)
         Path(name).replace(path)
     except OSError as error:
-        raise EnvbuildError(
+        other = EnvbuildError(
             "cannot-write", f"{path} cannot be written: {error.strerror}", exit=Exit.USAGE,
             hint="Check the store's disk and mode, or name another with --store DIR.",
-        ) from None  # fmt: skip
+        )  # fmt: skip
+        raise unless_full(error, path, other) from None
