@@ -401,7 +401,7 @@ def test_a_full_disk_is_seen_before_the_first_byte(
         with pytest.raises(EnvbuildError) as caught:
             get(store, http, wanted(f"{server.url}/a"))
         assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.ENGINE)
-        assert f"{SIZE} are needed" in caught.value.message
+        assert f"{SIZE:,} bytes are needed" in caught.value.message
         assert server.requests == []
 
 

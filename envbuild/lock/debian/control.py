@@ -10,7 +10,7 @@ from envbuild.lock.debian.version import DebianVersion
 
 _RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
-    r"\s*(?:\(\s*(?P<operator><<|<=|=|>=|>>|<|>)\s*(?P<version>[^\s)]+)\s*\))?\s*(?:\[[^]]*\])?\s*"
+    r" ?(?:\( ?(?P<operator><<|<=|=|>=|>>|<|>) ?(?P<version>[^\s)]+) ?\))? ?(?:\[[^]]*\])?"
 )
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = {
@@ -131,7 +131,7 @@ def relations(field: str) -> Iterable[Relation]:
 
 
 def _relation(text: str) -> Relation | None:
-    match = _RELATION.fullmatch(text.strip() + " ")
+    match = _RELATION.fullmatch(" ".join(text.split()))
     if match is None or match["arch"] not in (None, "any", "amd64", "native"):
         return None
     return Relation(name=match["name"], operator=match["operator"], version=match["version"])
