@@ -29,7 +29,9 @@ def refused(world: World, package: Package, data: bytes | None = None) -> Envbui
 
 
 def test_two_packages_with_different_files_of_one_name_are_refused_by_name(world: World) -> None:
-    error = refused(world, Package(name="twin", version="1", files={"share/small/word": File(data=b"mine\n")}))
+    error = refused(
+        world, Package(name="twin", version="1", files={"share/small/word": File(data=b"mine\n")})
+    )
     assert (error.id, error.exit, error.where) == ("package-conflict", Exit.INPUT, "twin-1-0.conda")
     for text in ("libsmall-1.2.3-h2_1.conda", "twin-1-0.conda", "'share/small/word'"):
         assert text in error.message
@@ -37,7 +39,9 @@ def test_two_packages_with_different_files_of_one_name_are_refused_by_name(world
 
 def test_two_packages_with_the_same_file_are_linked(world: World) -> None:
     made = world.create(
-        world.with_package(Package(name="twin", version="1", files={"share/small/word": File(data=b"hello\n")}))
+        world.with_package(
+            Package(name="twin", version="1", files={"share/small/word": File(data=b"hello\n")})
+        )
     )
     assert said(made.prefix / "bin/greet") == "hello\n"
 
@@ -49,7 +53,8 @@ def test_a_module_for_any_platform_is_held_against_one_for_this(world: World) ->
 
 
 def test_a_command_that_another_package_brings_is_refused(world: World) -> None:
-    error = refused(world, Package(name="twin", version="1", files={"bin/greet": File(data=b"#!/bin/sh\n", mode=0o755)}))
+    script = File(data=b"#!/bin/sh\n", mode=0o755)
+    error = refused(world, Package(name="twin", version="1", files={"bin/greet": script}))
     assert (error.id, "'bin/greet'" in error.message) == ("package-conflict", True)
 
 
@@ -57,7 +62,9 @@ def test_links_of_one_name_with_two_targets_are_refused_and_with_one_are_linked(
     path = "lib/libsmall.so"
     error = refused(world, Package(name="twin", version="1", files={path: Link(target="libother.bin")}))
     assert error.id == "package-conflict"
-    world.create(world.with_package(Package(name="twin", version="2", files={path: Link(target="libsmall.bin")})))
+    world.create(
+        world.with_package(Package(name="twin", version="2", files={path: Link(target="libsmall.bin")}))
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,7 +110,8 @@ def test_nothing_is_written_through_a_link_out_of_the_prefix(world: World) -> No
 
 def test_a_file_below_a_link_counts_where_the_link_leads(world: World) -> None:
     world = replace(
-        world, lock=world.with_package(Package(name="alink", version="1", files={"zl": Link(target="share/small")}))
+        world,
+        lock=world.with_package(Package(name="alink", version="1", files={"zl": Link(target="share/small")})),
     )
     error = refused(world, Package(name="twin", version="1", files={"zl/word": File(data=b"mine\n")}))
     assert (error.id, "'share/small/word'" in error.message) == ("package-conflict", True)
@@ -119,7 +127,9 @@ def test_links_to_what_every_machine_has_are_left_alone(tmp_path: Path) -> None:
         check_links(tmp_path / "env", tmp_path / "env/.work")
 
 
-@pytest.mark.parametrize("listed", [b"{", b'{"paths": 1}', b'{"paths": [{"_path": 1}]}', b"[" * 5000, b'{"paths": [{}]}'])
+@pytest.mark.parametrize(
+    "listed", [b"{", b'{"paths": 1}', b'{"paths": [{"_path": 1}]}', b"[" * 5000, b'{"paths": [{}]}']
+)
 def test_a_damaged_list_of_paths_is_refused_by_name(world: World, listed: bytes) -> None:
     error = refused(world, Package(name="twin", version="1"), _packed({"info/paths.json": listed}))
     assert (error.id, error.exit, error.where) == ("link-failed", Exit.VERIFY, "twin-1-0.conda")

@@ -195,7 +195,9 @@ def test_a_package_that_is_none(world: World) -> None:
 
 
 def test_two_packages_with_one_file_give_the_same_each_time(world: World) -> None:
-    twin = Package(name="twin", version="1", files={"share/small/word": File(data=b"hello\n", mtime=TIME + 9)})
+    twin = Package(
+        name="twin", version="1", files={"share/small/word": File(data=b"hello\n", mtime=TIME + 9)}
+    )
     found = []
     for _ in range(3):
         prefix = world.create(world.with_package(twin)).prefix

@@ -29,10 +29,18 @@ SHA256 = "ab" * 32
 
 def _package(name: str, version: str, build: str, **more: object) -> dict[str, object]:
     return {
-        "name": name, "version": version, "build": build, "build_number": 0, "subdir": "linux-64",
-        "file": f"{name}-{version}-{build}.conda", "size": 9, "sha256": SHA256, "channel": "small", "md5": "ab" * 16,
+        "name": name,
+        "version": version,
+        "build": build,
+        "build_number": 0,
+        "subdir": "linux-64",
+        "file": f"{name}-{version}-{build}.conda",
+        "size": 9,
+        "sha256": SHA256,
+        "channel": "small",
+        "md5": "ab" * 16,
         **more,
-    }  # fmt: skip
+    }
 
 
 LOCK = {
@@ -47,33 +55,60 @@ LOCK = {
     "packages": [
         _package("libsmall", "1.2.3", "h2_1", constrains=["__cuda >=12"], timestamp=1_577_836_800_000),
         _package(
-            "python", "3.11.2", "h1_0_cpython", depends=["libsmall >=1.0", "__glibc >=2.17,<3.0.a0"],
-            license="Python-2.0", noarch=None, python_site_packages_path="lib/python3.11/site-packages",
+            "python",
+            "3.11.2",
+            "h1_0_cpython",
+            depends=["libsmall >=1.0", "__glibc >=2.17,<3.0.a0"],
+            license="Python-2.0",
+            noarch=None,
+            python_site_packages_path="lib/python3.11/site-packages",
             track_features=["x"],
         ),
     ],
     "pip": [
         {
-            "kind": "sdist", "name": "deepspeed", "version": "0.19.8", "file": "deepspeed-0.19.8.tar.gz", "size": 1,
-            "sha256": SHA256, "index": "python",
+            "kind": "sdist",
+            "name": "deepspeed",
+            "version": "0.19.8",
+            "file": "deepspeed-0.19.8.tar.gz",
+            "size": 1,
+            "sha256": SHA256,
+            "index": "python",
         }
     ],
-}  # fmt: skip
+}
 REPODATA = {
     "info": {"subdir": "linux-64", "base_url": "https://conda.invalid/small/linux-64/"},
     "packages": {},
     "packages.conda": {
         "python-3.11.2-h1_0.conda": {
-            "name": "python", "version": "3.11.2", "build": "h1_0", "build_number": 0, "subdir": "linux-64",
-            "depends": ["libsmall >=1.0"], "constrains": ["__cuda >=12"], "sha256": SHA256, "md5": "ab" * 16, "size": 9,
-            "timestamp": 1_577_836_800_000, "license": "MIT", "track_features": "x",
+            "name": "python",
+            "version": "3.11.2",
+            "build": "h1_0",
+            "build_number": 0,
+            "subdir": "linux-64",
+            "depends": ["libsmall >=1.0"],
+            "constrains": ["__cuda >=12"],
+            "sha256": SHA256,
+            "md5": "ab" * 16,
+            "size": 9,
+            "timestamp": 1_577_836_800_000,
+            "license": "MIT",
+            "track_features": "x",
         },
         "libsmall-1.2.3-h2_1.conda": {
-            "name": "libsmall", "version": "1.2.3", "build": "h2_1", "build_number": 1, "subdir": "linux-64",
-            "depends": [], "sha256": SHA256, "size": 9, "noarch": "generic",
+            "name": "libsmall",
+            "version": "1.2.3",
+            "build": "h2_1",
+            "build_number": 1,
+            "subdir": "linux-64",
+            "depends": [],
+            "sha256": SHA256,
+            "size": 9,
+            "noarch": "generic",
         },
     },
-}  # fmt: skip
+}
 EMPTY = b'{"info":{"subdir":"noarch"},"packages":{},"packages.conda":{}}'
 CONDARC = (
     "channel_alias: https://h.invalid/conda\ncustom_channels:\n  small: https://m.invalid/c\nssl_verify: false\n"
@@ -141,10 +176,16 @@ PATHS = {
     "paths_version": 1,
     "paths": [
         {"_path": "site-packages/a.py", "path_type": "hardlink", "sha256": SHA256, "size_in_bytes": 1},
-        {"_path": "bin/b", "path_type": "softlink", "sha256": SHA256, "prefix_placeholder": "/x", "file_mode": "text"},
+        {
+            "_path": "bin/b",
+            "path_type": "softlink",
+            "sha256": SHA256,
+            "prefix_placeholder": "/x",
+            "file_mode": "text",
+        },
         {"_path": "share", "path_type": "directory"},
     ],
-}  # fmt: skip
+}
 LINK = {"noarch": {"type": "python", "entry_points": ["a = b:c"]}, "package_metadata_version": 1}
 
 
@@ -172,9 +213,17 @@ def _packages() -> Make:
 def _brought(data: bytes) -> None:
     """What a package brings, in either form; its file is what the lock names."""
     package = CondaPackage(
-        name="demo", version="1", build="0", build_number=0, subdir="noarch", noarch="python", channel="small",
-        file="demo-1-0.tar.bz2" if data[:2] == b"BZ" else "demo-1-0.conda", size=1, sha256=SHA256,
-    )  # fmt: skip
+        name="demo",
+        version="1",
+        build="0",
+        build_number=0,
+        subdir="noarch",
+        noarch="python",
+        channel="small",
+        file="demo-1-0.tar.bz2" if data[:2] == b"BZ" else "demo-1-0.conda",
+        size=1,
+        sha256=SHA256,
+    )
     brought(package, _SOURCE(data), "lib/python3.11/site-packages")
 
 
@@ -184,11 +233,28 @@ READERS = [
     Reader(name="conda-lock", make=json_of(LOCK), read=_lock),
     Reader(name="conda-repodata", make=json_of(REPODATA), read=_CHANNEL.solve),
     Reader(
-        name="conda-repodata-zst", make=packed(json_of(REPODATA), _ZST.compress, seldom=0.7), read=_CHANNEL.unpack
+        name="conda-repodata-zst",
+        make=packed(json_of(REPODATA), _ZST.compress, seldom=0.7),
+        read=_CHANNEL.unpack,
     ),
     Reader(name="conda-package", make=_packages(), read=_brought, answers=(Damaged, Hostile)),
     Reader(
-        name="condarc", make=text_of(CONDARC, more=("&b", "*b", "!!python/object:os.system", "- ", ": ", "${HOME}", "{{", "? ", "0o7", "2026-99-99")),
+        name="condarc",
+        make=text_of(
+            CONDARC,
+            more=(
+                "&b",
+                "*b",
+                "!!python/object:os.system",
+                "- ",
+                ": ",
+                "${HOME}",
+                "{{",
+                "? ",
+                "0o7",
+                "2026-99-99",
+            ),
+        ),
         read=_condarc,
     ),
-]  # fmt: skip
+]

@@ -199,12 +199,24 @@ _DEBS = _debs()
 
 READERS = [
     Reader(name="deb", make=_DEBS, read=_deb),
-    Reader(name="deb-files", make=_DEBS, read=lambda data: [item.read() for item in members(_artifact(), _SOURCE(data))]),
+    Reader(
+        name="deb-files",
+        make=_DEBS,
+        read=lambda data: [item.read() for item in members(_artifact(), _SOURCE(data))],
+    ),
     Reader(name="deb-copyright", make=_DEBS, read=lambda data: _in_package(_artifact(), _SOURCE(data))),
     Reader(name="debian-packages", make=text_of(PACKAGES, more=_WORDS), read=_packages),
     Reader(name="debian-packages-compressed", make=_compressed(PACKAGES.encode()), read=_index),
     Reader(name="debian-release", make=text_of(RELEASE, more=_WORDS), read=_release),
     Reader(name="debian-version", make=text_of(VERSIONS, more=_WORDS), read=_versions),
-    Reader(name="debian-relation", make=text_of("a (>= 1.0) | b [amd64], c:any, d (= 1:2~3)", more=_WORDS), read=lambda data: dependencies(data.decode("utf-8", "replace"))),
-    Reader(name="copyright", make=either(text_of(COPYRIGHT), text_of(FREE)), read=lambda data: copyright_expression(data.decode("utf-8", "replace"), "demo")),
-]  # fmt: skip
+    Reader(
+        name="debian-relation",
+        make=text_of("a (>= 1.0) | b [amd64], c:any, d (= 1:2~3)", more=_WORDS),
+        read=lambda data: dependencies(data.decode("utf-8", "replace")),
+    ),
+    Reader(
+        name="copyright",
+        make=either(text_of(COPYRIGHT), text_of(FREE)),
+        read=lambda data: copyright_expression(data.decode("utf-8", "replace"), "demo"),
+    ),
+]

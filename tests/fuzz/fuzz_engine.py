@@ -1,4 +1,4 @@
-"""What must hold for every reader: an input gives a value or one :class:`EnvbuildError` with a hint, in bounded time."""
+"""What must hold for every reader: an input gives a value or one :class:`EnvbuildError`, in bounded time."""
 
 from __future__ import annotations
 

@@ -42,23 +42,27 @@ MANIFEST = {
     "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": DIGEST, "size": 9},
     "layers": [
         {
-            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": DIGEST, "size": 9,
+            "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+            "digest": DIGEST,
+            "size": 9,
             "annotations": {"containerd.io/snapshot/stargz/toc.digest": DIGEST},
         }
     ],
     "annotations": {"a": "b"},
-}  # fmt: skip
+}
 INDEX = {
     "schemaVersion": 2,
     "manifests": [
         {
-            "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": DIGEST, "size": 9,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": DIGEST,
+            "size": 9,
             "platform": {"os": "linux", "architecture": "amd64", "variant": "v1"},
             "annotations": {"org.opencontainers.image.ref.name": "small:v1"},
         },
         {"platform": {"os": "unknown", "architecture": "unknown"}, "digest": DIGEST, "size": 1},
     ],
-}  # fmt: skip
+}
 CONFIG = {
     "os": "linux",
     "architecture": "amd64",
@@ -109,12 +113,15 @@ PLAN = {
     "layers": [{"diff_id": DIGEST, "size": 9, "literal": [0, 4], "parts": [[0, 4], [1, 0], [2, 0]]}],
 }
 BUNDLE = {
-    "kind": "envbuild.bundle", "format": 1, "ref": "small:v1",
+    "kind": "envbuild.bundle",
+    "format": 1,
+    "ref": "small:v1",
     "manifest": {"digest": of_bytes(b"{}"), "text": "{}"},
     "config": {"digest": of_bytes(json.dumps(CONFIG).encode()), "text": json.dumps(CONFIG)},
-    "inputs": DIGEST, "plan": {"file": "plan.zst", "size": 9, "sha256": "ab" * 32},
+    "inputs": DIGEST,
+    "plan": {"file": "plan.zst", "size": 9, "sha256": "ab" * 32},
     "pieces": [{"file": "piece-001", "size": 90, "sha256": "ab" * 32}],
-}  # fmt: skip
+}
 _INDEX = msgspec.convert(BUNDLE, Index)
 msgspec.convert(PLAN, Plan)
 
@@ -175,12 +182,23 @@ def _entry(
 
 
 _SOUND = (
-    ("usr", tarfile.DIRTYPE, ""), ("usr/bin/a", tarfile.REGTYPE, ""), ("usr/b", tarfile.SYMTYPE, "bin/a"),
-    ("bin", tarfile.SYMTYPE, "usr/bin"), ("usr/c", tarfile.LNKTYPE, "usr/bin/a"), ("usr/.wh.old", tarfile.REGTYPE, ""),
-    ("etc/.wh..wh..opq", tarfile.REGTYPE, ""), ("run/p", tarfile.FIFOTYPE, ""), ("dev/null", tarfile.CHRTYPE, ""),
-    ("é/" + "n" * 120, tarfile.REGTYPE, ""), ("a", tarfile.SYMTYPE, "b"), ("b", tarfile.SYMTYPE, "a"), ("a/x", tarfile.REGTYPE, ""),
-    ("l", tarfile.SYMTYPE, "/../../etc"), ("l/passwd", tarfile.REGTYPE, ""), ("usr/.wh...", tarfile.REGTYPE, ""),
-)  # fmt: skip
+    ("usr", tarfile.DIRTYPE, ""),
+    ("usr/bin/a", tarfile.REGTYPE, ""),
+    ("usr/b", tarfile.SYMTYPE, "bin/a"),
+    ("bin", tarfile.SYMTYPE, "usr/bin"),
+    ("usr/c", tarfile.LNKTYPE, "usr/bin/a"),
+    ("usr/.wh.old", tarfile.REGTYPE, ""),
+    ("etc/.wh..wh..opq", tarfile.REGTYPE, ""),
+    ("run/p", tarfile.FIFOTYPE, ""),
+    ("dev/null", tarfile.CHRTYPE, ""),
+    ("é/" + "n" * 120, tarfile.REGTYPE, ""),
+    ("a", tarfile.SYMTYPE, "b"),
+    ("b", tarfile.SYMTYPE, "a"),
+    ("a/x", tarfile.REGTYPE, ""),
+    ("l", tarfile.SYMTYPE, "/../../etc"),
+    ("l/passwd", tarfile.REGTYPE, ""),
+    ("usr/.wh...", tarfile.REGTYPE, ""),
+)
 _LOWER = _layer_tar(
     [_entry("usr/old"), _entry("etc/x"), _entry("f"), _entry("s", tarfile.SYMTYPE, link="usr")]
 )
@@ -208,7 +226,7 @@ def _layers_made() -> Make:
             for name, kind, link in chosen:
                 way = rng.random()
                 if way < 0.25:
-                    name = rng.choice(
+                    name = rng.choice(  # noqa: PLW2901  # of this entry
                         (
                             rng.choice(TEXTS)[:400],
                             f"{name}/{rng.choice(TEXTS)[:300]}",
@@ -277,9 +295,12 @@ def elf() -> bytes:
     data[0x380 : 0x380 + len(fat)] = fat
     data[0x400 : 0x400 + len(names)] = names
     sections = (
-        (0, 0, 0, 0, 0, 0, 0), (1, 6, 0, 0x200, 0x200, len(dynamic), 2), (10, 3, 0, 0x300, 0x300, len(strings), 0),
-        (18, 1, 0, 0x380, 0x380, len(fat), 0), (29, 3, 0, 0, 0x400, len(names), 0),
-    )  # fmt: skip
+        (0, 0, 0, 0, 0, 0, 0),
+        (1, 6, 0, 0x200, 0x200, len(dynamic), 2),
+        (10, 3, 0, 0x300, 0x300, len(strings), 0),
+        (18, 1, 0, 0x380, 0x380, len(fat), 0),
+        (29, 3, 0, 0, 0x400, len(names), 0),
+    )
     for index, (name, kind, flags, address, offset, size, link) in enumerate(sections):
         at = 0x480 + index * 64
         data[at : at + 64] = struct.pack(
@@ -294,11 +315,17 @@ def _objects(data: bytes) -> None:
 
 
 LISTING = {
-    "format": 1, "version": "3.11.2", "prefix": "/opt/venv",
-    "python": [{"name": "demo", "version": "1.0", "files": {"demo/a.py": "sha256=x"}}, {"name": "b", "version": "2", "files": None}],
+    "format": 1,
+    "version": "3.11.2",
+    "prefix": "/opt/venv",
+    "python": [
+        {"name": "demo", "version": "1.0", "files": {"demo/a.py": "sha256=x"}},
+        {"name": "b", "version": "2", "files": None},
+    ],
     "conda": [{"name": "c", "version": "1", "build": "0", "sha256": None}],
-    "debian": [{"name": "libc6", "version": "2.36"}], "operators": {"fused_adam": ["9.0"]},
-}  # fmt: skip
+    "debian": [{"name": "libc6", "version": "2.36"}],
+    "operators": {"fused_adam": ["9.0"]},
+}
 
 
 def _listing(data: bytes) -> None:
@@ -310,7 +337,8 @@ INVENTORY = [["lib/a", 9, "ab" * 32], ["lib/b", 0, "cd" * 32]]
 EVENTS = (
     '{"vertexes":[{"digest":"sha256:ab","name":"[1/2] FROM x","started":"2026-01-01T00:00:00Z","completed":"x"}]}\n'
     '{"statuses":[{"id":"a","vertex":"sha256:ab","current":9,"total":10}],"logs":[{"vertex":"sha256:ab","data":"aGk="}]}\n'
-    "#1 [internal] load build definition\n#1 DONE 0.1s\n#2 sha256:ab 1.05MB / 2.1GB 0.3s done\n#2 CACHED\n#3 ERROR: no\n"
+    "#1 [internal] load build definition\n#1 DONE 0.1s\n#2 sha256:ab 1.05MB / 2.1GB 0.3s done\n#2 CACHED\n"
+    "#3 ERROR: no\n"
 )
 EVENT = {
     "statuses": [{"id": "a", "vertex": "sha256:ab", "current": 9}],
@@ -362,13 +390,37 @@ READERS = [
     Reader(name="layout-index", make=json_of(INDEX), read=_layout),
     Reader(name="image-name", make=text_of(*NAMES.splitlines()), read=_names),
     Reader(name="bundle-index", make=json_of(BUNDLE), read=_bundle_index),
-    Reader(name="bundle-plan", make=either(packed(json_of(PLAN), _ZSTD.compress, seldom=0.2), bytes_of(_ZSTD.compress(json.dumps(PLAN).encode()))), read=_bundle_plan),
-    Reader(name="bundle-inventory", make=either(json_of(INVENTORY), packed(json_of(INVENTORY), lambda data: gzip.compress(data, 1, mtime=0), seldom=0.3)), read=lambda data: read_inventory(_SOURCE(data))),
-    Reader(name="bundle-contents", make=bytes_of(_TAR, tar_bytes({"a": b"x", "b/c": b""})), read=lambda data: _files(_SOURCE(data))),
+    Reader(
+        name="bundle-plan",
+        make=either(
+            packed(json_of(PLAN), _ZSTD.compress, seldom=0.2),
+            bytes_of(_ZSTD.compress(json.dumps(PLAN).encode())),
+        ),
+        read=_bundle_plan,
+    ),
+    Reader(
+        name="bundle-inventory",
+        make=either(
+            json_of(INVENTORY),
+            packed(json_of(INVENTORY), lambda data: gzip.compress(data, 1, mtime=0), seldom=0.3),
+        ),
+        read=lambda data: read_inventory(_SOURCE(data)),
+    ),
+    Reader(
+        name="bundle-contents",
+        make=bytes_of(_TAR, tar_bytes({"a": b"x", "b/c": b""})),
+        read=lambda data: _files(_SOURCE(data)),
+    ),
     Reader(name="layer", make=_layers_made(), read=_UNPACK),
-    Reader(name="elf-dynamic", make=bytes_of(elf()), read=lambda data: read_elf(_SOURCE(data)), answers=(NotElf,)),
+    Reader(
+        name="elf-dynamic", make=bytes_of(elf()), read=lambda data: read_elf(_SOURCE(data)), answers=(NotElf,)
+    ),
     Reader(name="elf-sections", make=bytes_of(elf()), read=_objects, answers=(ValueError,)),
-    Reader(name="process-maps", make=text_of(MAPS), read=lambda data: mapped_libraries(data.decode("utf-8", "replace"))),
+    Reader(
+        name="process-maps",
+        make=text_of(MAPS),
+        read=lambda data: mapped_libraries(data.decode("utf-8", "replace")),
+    ),
     Reader(name="image-listing", make=json_of(LISTING), read=_listing),
     Reader(name="build-events", make=either(text_of(EVENTS), json_of(EVENT)), read=_events),
-]  # fmt: skip
+]

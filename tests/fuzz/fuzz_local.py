@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from fuzz_engine import Reader, Source
@@ -45,19 +46,31 @@ LOCK = {
     },
     "image": {**_WHOLE["image"], "layers": _WHOLE["image"]["layers"][:2]},
 }
-CONFIG = 'store = "/tmp/x"\nrecipes = ["a", "b"]\njobs = 4\nengine = "oci"\nplain-http = ["h:1", "h2"]\nregistry = "h/x"\n'
+CONFIG = (
+    'store = "/tmp/x"\nrecipes = ["a", "b"]\njobs = 4\nengine = "oci"\nplain-http = ["h:1", "h2"]\n'
+    'registry = "h/x"\n'
+)
 DOCKER = {
-    "auths": {"h.invalid": {"auth": "dXNlcjpwdw==", "identitytoken": "t"}, "h2": {"username": "u", "password": "p"}},
-    "credHelpers": {"h9": "gcloud"}, "HttpHeaders": {"a": "b"},
-}  # fmt: skip
+    "auths": {
+        "h.invalid": {"auth": "dXNlcjpwdw==", "identitytoken": "t"},
+        "h2": {"username": "u", "password": "p"},
+    },
+    "credHelpers": {"h9": "gcloud"},
+    "HttpHeaders": {"a": "b"},
+}
 PIP = "[global]\nindex-url = https://user:pw@h.invalid/simple\ncert = /x\n[install]\nproxy: http://p\n  more\n;c\n"
 NETRC = "machine h.invalid login user password pw\ndefault login a password b\nmacdef init\nx\n\n"
 DEEPSPEED = {
-    "train_batch_size": 32, "fp16": {"enabled": True, "loss_scale": 0}, "bf16": {"enabled": "auto"},
+    "train_batch_size": 32,
+    "fp16": {"enabled": True, "loss_scale": 0},
+    "bf16": {"enabled": "auto"},
     "zero_optimization": {"stage": 3, "offload_optimizer": {"device": "cpu"}, "reduce_bucket_size": 5e8},
-    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999]}}, "gradient_clipping": 1.0,
-    "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1, "activation_checkpointing": {},
-}  # fmt: skip
+    "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "betas": [0.9, 0.999]}},
+    "gradient_clipping": 1.0,
+    "train_micro_batch_size_per_gpu": 4,
+    "gradient_accumulation_steps": 1,
+    "activation_checkpointing": {},
+}
 LAYER = {
     "digest": "sha256:" + "ab" * 32,
     "diff_id": "sha256:" + "ab" * 32,
@@ -68,13 +81,18 @@ LAYER = {
     "sha256": "y",
 }
 META = {
-    "name": "demo", "version": "1", "build": "0", "sha256": None, "files": ["lib/demo-1.dist-info/RECORD"],
+    "name": "demo",
+    "version": "1",
+    "build": "0",
+    "sha256": None,
+    "files": ["lib/demo-1.dist-info/RECORD"],
     "paths_data": {"paths": [{"_path": "a", "path_type": "hardlink", "prefix_placeholder": "/x"}]},
-}  # fmt: skip
+}
 _RECORD = 'demo/a.py,sha256=x,1\n../../../bin/demo,sha256=y,2\n"a,b",,\n'
 _METADATA = "Metadata-Version: 2.1\nName: demo\nVersion: 1.0\n"
 DOCKERFILE = (
-    'ARG BASE=nvidia/cuda:12.6.3-cudnn-devel-ubuntu22.04@sha256:ab\nFROM ${BASE}\nENV TORCH_CUDA_ARCH_LIST="7.0 9.0+PTX" \\\n'
+    "ARG BASE=nvidia/cuda:12.6.3-cudnn-devel-ubuntu22.04@sha256:ab\nFROM ${BASE}\n"
+    'ENV TORCH_CUDA_ARCH_LIST="7.0 9.0+PTX" \\\n'
     " DS_BUILD_FUSED_ADAM=1\n"
 )
 REQUIREMENTS = f"# c\ntorch==2.7.1 \\\n    --hash=sha256:{'ab' * 32}\npip==26.0.1 --hash=sha256:{'cd' * 32}\n"
@@ -130,10 +148,8 @@ class _Kept:
             _document(store.layout, digest)
             store.layout.remove(digest)
         if record is not None:
-            try:
+            with suppress(KeyError, TypeError, ValueError):  # as its callers have it
                 from_record("x", record)
-            except (KeyError, TypeError, ValueError):  # as its callers have it
-                pass
 
     def marker(self, data: bytes) -> None:
         """``store.json``, which tells the store's format."""
@@ -187,15 +203,51 @@ _KEPT = _Kept()
 
 READERS = [
     Reader(name="lock", make=json_of(LOCK), read=_lock),
-    Reader(name="recipe", make=text_of(RECIPE, more=("[", "[[a]]", "= [[", "'''", "1979-05-27", 'extends = "v2.8"', "makes = []", "{a={b={", "inf", "0xff")), read=_recipe),
-    Reader(name="settings", make=text_of(CONFIG, more=("[a]", "= [[", "1979-05-27", "{a={b={", "nan")), read=_config),
+    Reader(
+        name="recipe",
+        make=text_of(
+            RECIPE,
+            more=(
+                "[",
+                "[[a]]",
+                "= [[",
+                "'''",
+                "1979-05-27",
+                'extends = "v2.8"',
+                "makes = []",
+                "{a={b={",
+                "inf",
+                "0xff",
+            ),
+        ),
+        read=_recipe,
+    ),
+    Reader(
+        name="settings",
+        make=text_of(CONFIG, more=("[a]", "= [[", "1979-05-27", "{a={b={", "nan")),
+        read=_config,
+    ),
     Reader(name="docker-credentials", make=json_of(DOCKER), read=_docker),
     Reader(name="pip-configuration", make=text_of(PIP, more=("[global]", "%(x)s", "=", "[")), read=_pip),
     Reader(name="netrc", make=text_of(NETRC), read=_netrc),
     Reader(name="store-record", make=json_of(LAYER), read=_KEPT),
     Reader(name="store-marker", make=json_of({"format": 1}), read=_KEPT.marker),
-    Reader(name="environment-records", make=either(json_of(META), text_of(_RECORD, "[console_scripts]\na = b:c\n", "version = 3.11.2\n")), read=_environment),
-    Reader(name="rendered-files", make=text_of(f"{DOCKERFILE}\n---\n{REQUIREMENTS}\n---\n{EXPLICIT}"), read=_rendered),
-    Reader(name="deepspeed-configuration", make=json_of(DEEPSPEED), read=lambda data: check_config(data.decode("utf-8", "replace"), gpus=2)),
-    Reader(name="suite-expectations", make=json_of(EXPECTATIONS), read=_expectations, answers=(BadExpectations,)),
-]  # fmt: skip
+    Reader(
+        name="environment-records",
+        make=either(json_of(META), text_of(_RECORD, "[console_scripts]\na = b:c\n", "version = 3.11.2\n")),
+        read=_environment,
+    ),
+    Reader(
+        name="rendered-files",
+        make=text_of(f"{DOCKERFILE}\n---\n{REQUIREMENTS}\n---\n{EXPLICIT}"),
+        read=_rendered,
+    ),
+    Reader(
+        name="deepspeed-configuration",
+        make=json_of(DEEPSPEED),
+        read=lambda data: check_config(data.decode("utf-8", "replace"), gpus=2),
+    ),
+    Reader(
+        name="suite-expectations", make=json_of(EXPECTATIONS), read=_expectations, answers=(BadExpectations,)
+    ),
+]

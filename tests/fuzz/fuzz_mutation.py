@@ -1,7 +1,8 @@
 """Inputs for readers of foreign bytes: a valid document, changed in one to four places, or plain noise.
 
-Every change is drawn from a ``random.Random``. Hypothesis gives one of its own, so that what it finds gets shorter; the
-long campaign gives one that is seeded by the reader's name and the input's number, so that each input can be made again.
+Every change is drawn from a ``random.Random``. Hypothesis gives one of its own, so that what it finds gets shorter;
+the long campaign gives one that is seeded by the reader's name and the input's number, so that each input can be made
+again.
 """
 
 from __future__ import annotations
@@ -30,21 +31,112 @@ DIGITS = 5_000
 DEEP = (40, 1_500, 100_000)
 
 TEXTS = (
-    *("", " ", "\0", "a\0b", "\n", "\r\n", "\x1b[2J", "\x7f", "\ud800", "\ufeff", "\u202e", "é", "e\u0301", "🦄"),
-    *("..", "../../etc/passwd", "/", "/etc/passwd", ".", "./", "a//b", "C:\\x", "-", "--help", "%00", "%2e%2e/"),
+    *(
+        "",
+        " ",
+        "\0",
+        "a\0b",
+        "\n",
+        "\r\n",
+        "\x1b[2J",
+        "\x7f",
+        "\ud800",
+        "\ufeff",
+        "\u202e",
+        "é",
+        "e\u0301",
+        "🦄",
+    ),
+    *(
+        "..",
+        "../../etc/passwd",
+        "/",
+        "/etc/passwd",
+        ".",
+        "./",
+        "a//b",
+        "C:\\x",
+        "-",
+        "--help",
+        "%00",
+        "%2e%2e/",
+    ),
     *("0", "-1", "1e999", "NaN", "9" * DIGITS, "²", "١٢٣", "0x10", "1_000", "true", "null"),
-    *("sha256:", "sha256:" + "0" * 64, "sha256=" + "A" * 43, "md5:x", "sha512=", "=", "==", ";", ",", ":", "::"),
-    *("http://", "http://[", "http://[::1", "http://h:99999/", "http://h:x/", "file:///", "//h/x", "h:99999", "@"),
-    *("1.0", "1!2.0", "v1", "2:1.0-1~", "1.0+x", "cuda126*", ">=1,<2", "[", "]", "{", "}", "(", ")", "<", ">", "&"),
-    *("2026-13-45", "0000-00-00T00:00:00Z", "9999-12-31T23:59:60Z", "Thu, 01 Jan 99999 00:00:00 GMT", "Mon, 32 Foo"),
+    *(
+        "sha256:",
+        "sha256:" + "0" * 64,
+        "sha256=" + "A" * 43,
+        "md5:x",
+        "sha512=",
+        "=",
+        "==",
+        ";",
+        ",",
+        ":",
+        "::",
+    ),
+    *(
+        "http://",
+        "http://[",
+        "http://[::1",
+        "http://h:99999/",
+        "http://h:x/",
+        "file:///",
+        "//h/x",
+        "h:99999",
+        "@",
+    ),
+    *(
+        "1.0",
+        "1!2.0",
+        "v1",
+        "2:1.0-1~",
+        "1.0+x",
+        "cuda126*",
+        ">=1,<2",
+        "[",
+        "]",
+        "{",
+        "}",
+        "(",
+        ")",
+        "<",
+        ">",
+        "&",
+    ),
+    *(
+        "2026-13-45",
+        "0000-00-00T00:00:00Z",
+        "9999-12-31T23:59:60Z",
+        "Thu, 01 Jan 99999 00:00:00 GMT",
+        "Mon, 32 Foo",
+    ),
     *("[" * 1_500, "{a=" * 1_500, '{"a":' * 1_500, "(" * 1_500, "- " * 1_500, "<a>" * 1_500),
     *("a" * 300, "a" * 5_000, "é" * 130, ".wh.x", ".wh..wh..opq", "x" * 256 + "/y", "a/" * 2_000),
-)  # fmt: skip
+)
 
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, -1, 1, 2, 255, 2**31, 2**63 - 1, 2**63, 2**64, -(2**63) - 1, 10**300, 0.5, -0.0, 1e308),
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        1,
+        2,
+        255,
+        2**31,
+        2**63 - 1,
+        2**63,
+        2**64,
+        -(2**63) - 1,
+        10**300,
+        0.5,
+        -0.0,
+        1e308,
+    ),
     *(float("nan"), float("inf"), [], {}, [[]], [{}], {"": ""}, [None], {"a": None}, [1], "x", ["x"]),
-)  # fmt: skip
+)
 
 NUMBERS = (
     0,

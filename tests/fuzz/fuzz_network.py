@@ -11,6 +11,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -46,10 +47,8 @@ class _Connection(urllib3.connection.HTTPConnection):
         data = answers[min(_Connection.made, len(answers) - 1)][:_MOST]
         _Connection.made += 1
         theirs.setblocking(False)
-        try:
+        with suppress(BlockingIOError):
             theirs.sendall(data)
-        except BlockingIOError:
-            pass
         theirs.shutdown(socket.SHUT_WR)
         self._theirs = theirs
         return ours
@@ -77,22 +76,105 @@ _HTTP = Http(environ={}, patience=Patience(tries=2, first=0.0, longest=0.0, long
 _HTTP._direct.pool_classes_by_scheme = {"http": _Pool, "https": _Pool}
 
 NAMES = (
-    *("Content-Length", "Content-Range", "Retry-After", "Date", "Last-Modified", "Location", "ETag", "Content-Encoding"),
-    *("Transfer-Encoding", "WWW-Authenticate", "Docker-Content-Digest", "Content-Type", "Link", "Range", "OCI-Subject"),
+    *(
+        "Content-Length",
+        "Content-Range",
+        "Retry-After",
+        "Date",
+        "Last-Modified",
+        "Location",
+        "ETag",
+        "Content-Encoding",
+    ),
+    *(
+        "Transfer-Encoding",
+        "WWW-Authenticate",
+        "Docker-Content-Digest",
+        "Content-Type",
+        "Link",
+        "Range",
+        "OCI-Subject",
+    ),
     *("Connection", "Set-Cookie", "Accept-Ranges", "X", ""),
-)  # fmt: skip
+)
 PARTS = (
-    *("0", "5", "-5", "+5", "5, 5", "5, 6", "9" * 30, "9" * 5_000, "²", "0x5", "5.5", "1e3", "NaN", "inf", "-inf", "1e999"),
-    *("bytes 0-4/5", "bytes 0-4/*", "bytes 3-/5", "bytes */5", "bytes 9-4/5", "bytes ²-4/5", "bytes 0-" + "9" * 5_000),
-    *("Wed, 21 Oct 2015 07:28:00 GMT", "Thu, 01 Jan 99999 00:00:00 GMT", "Wed, 99 Foo 2015 99:99:99 GMT", "0 0 0 0 0 0"),
+    *(
+        "0",
+        "5",
+        "-5",
+        "+5",
+        "5, 5",
+        "5, 6",
+        "9" * 30,
+        "9" * 5_000,
+        "²",
+        "0x5",
+        "5.5",
+        "1e3",
+        "NaN",
+        "inf",
+        "-inf",
+        "1e999",
+    ),
+    *(
+        "bytes 0-4/5",
+        "bytes 0-4/*",
+        "bytes 3-/5",
+        "bytes */5",
+        "bytes 9-4/5",
+        "bytes ²-4/5",
+        "bytes 0-" + "9" * 5_000,
+    ),
+    *(
+        "Wed, 21 Oct 2015 07:28:00 GMT",
+        "Thu, 01 Jan 99999 00:00:00 GMT",
+        "Wed, 99 Foo 2015 99:99:99 GMT",
+        "0 0 0 0 0 0",
+    ),
     *("Wed, 21 Oct 2015 07:28:00 +9999", "Mon, 01 Jan 0000 00:00:00 -0000", "31 Dec 9999 23:59:59 -2359"),
-    *("http://h.invalid:99999/x", "http://h.invalid:0/", "http://[::1", "//", "https://", "file:///etc/passwd", "ftp://h/", "http://a b/"),
-    *("/x", "?", "http://h.invalid/\xff", "http://user:pw@h2.invalid/", "http://h.invalid:²/", "http://%zz/", "http://h\u2100.invalid/"),
+    *(
+        "http://h.invalid:99999/x",
+        "http://h.invalid:0/",
+        "http://[::1",
+        "//",
+        "https://",
+        "file:///etc/passwd",
+        "ftp://h/",
+        "http://a b/",
+    ),
+    *(
+        "/x",
+        "?",
+        "http://h.invalid/\xff",
+        "http://user:pw@h2.invalid/",
+        "http://h.invalid:²/",
+        "http://%zz/",
+        "http://h\u2100.invalid/",
+    ),
     *("gzip", "br", "chunked", "chunked, chunked", "identity", "close", "keep-alive", 'W/"x"', '"x"', '"'),
-    *('Bearer realm="http://127.0.0.1/token",service="s",scope="repository:a:pull"', "Basic realm=x", "Bearer", 'Bearer realm="http://[::1"'),
-    *('Bearer realm="https://h:99999/"', "Digest x", 'Bearer realm="http://127.0.0.1:x/"', "sha256:" + "ab" * 32, "sha256:", "md5:x"),
-    *('</v2/x?n=1>; rel="next"', '<http://h:99999/>; rel="next"', "<>; rel=next", '<http://[>; rel="next"', "text/html", "application/json; x"),
-)  # fmt: skip
+    *(
+        'Bearer realm="http://127.0.0.1/token",service="s",scope="repository:a:pull"',
+        "Basic realm=x",
+        "Bearer",
+        'Bearer realm="http://[::1"',
+    ),
+    *(
+        'Bearer realm="https://h:99999/"',
+        "Digest x",
+        'Bearer realm="http://127.0.0.1:x/"',
+        "sha256:" + "ab" * 32,
+        "sha256:",
+        "md5:x",
+    ),
+    *(
+        '</v2/x?n=1>; rel="next"',
+        '<http://h:99999/>; rel="next"',
+        "<>; rel=next",
+        '<http://[>; rel="next"',
+        "text/html",
+        "application/json; x",
+    ),
+)
 STATUS = (
     200,
     200,

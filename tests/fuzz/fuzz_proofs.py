@@ -29,48 +29,105 @@ from envbuild.smoke.model import parse_expectations
 
 KEY = SigningKey(seed=bytes(range(32)), where="test")
 TRUSTED = (KEY.public,)
-PRIVATE = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n-----END PRIVATE KEY-----\n"
+PRIVATE = (
+    "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n"
+    "-----END PRIVATE KEY-----\n"
+)
 _DIGEST = "sha256:" + "ab" * 32
 EXPECTATIONS: dict[str, Any] = {
-    "format": FORMAT, "ref": "small:v1", "complete": True, "declared": {"torch": "2.7.1"}, "packages": {"torch": "2.7.1"},
-    "hashed": ["torch"], "imports": ["torch"], "cuda": "12.6",
+    "format": FORMAT,
+    "ref": "small:v1",
+    "complete": True,
+    "declared": {"torch": "2.7.1"},
+    "packages": {"torch": "2.7.1"},
+    "hashed": ["torch"],
+    "imports": ["torch"],
+    "cuda": "12.6",
     "libraries": [{"stem": "libcudart", "package": "nvidia-cuda-runtime-cu12", "version": "12.6.77"}],
-    "operator": {"name": "fused_adam", "module": "m", "file": "f.so", "architectures": ["9.0"]}, "driver_floor": "525.60",
+    "operator": {"name": "fused_adam", "module": "m", "file": "f.so", "architectures": ["9.0"]},
+    "driver_floor": "525.60",
     "gpus": {"wanted": 1, "given": 1},
-}  # fmt: skip
+}
 HOST = {
-    "kernel": "6.1.0", "machine": "x86_64", "system": "Debian", "libc": "glibc 2.36", "python": "3.11.2",
-    "executable": "/opt/venv/bin/python", "cpus": 32, "memory": 1 << 38, "shm": 8 << 30, "gpus": 1, "driver": "580.1",
-}  # fmt: skip
+    "kernel": "6.1.0",
+    "machine": "x86_64",
+    "system": "Debian",
+    "libc": "glibc 2.36",
+    "python": "3.11.2",
+    "executable": "/opt/venv/bin/python",
+    "cpus": 32,
+    "memory": 1 << 38,
+    "shm": 8 << 30,
+    "gpus": 1,
+    "driver": "580.1",
+}
 GPU = {
-    "index": 0, "name": "NVIDIA H200", "uuid": "u", "capability": [9, 0], "memory": 150_000_000_000, "processors": 132,
-    "torch": "machine code", "operator": "machine code",
-}  # fmt: skip
+    "index": 0,
+    "name": "NVIDIA H200",
+    "uuid": "u",
+    "capability": [9, 0],
+    "memory": 150_000_000_000,
+    "processors": 132,
+    "torch": "machine code",
+    "operator": "machine code",
+}
 _CHECKS = [
     {
-        "id": check.id, "reason": check.reason, "status": "passed", "timeout": check.timeout, "seconds": 1.5, "cause": None,
-        "expected": None, "seen": None, "hint": None, "numbers": {"n": 1.25}, "warnings": [], "output": "",
+        "id": check.id,
+        "reason": check.reason,
+        "status": "passed",
+        "timeout": check.timeout,
+        "seconds": 1.5,
+        "cause": None,
+        "expected": None,
+        "seen": None,
+        "hint": None,
+        "numbers": {"n": 1.25},
+        "warnings": [],
+        "output": "",
     }
     for check in applicable(parse_expectations(EXPECTATIONS))
-]  # fmt: skip
+]
 REPORT = {
-    "format": FORMAT, "suite": fingerprint(), "result": "passed", "why": "all passed", "started": "2026-11-20T10:00:00Z",
-    "seconds": 61.5, "expectations": EXPECTATIONS, "host": HOST, "gpus": [GPU], "environment": {"NCCL_NVLS_ENABLE": "0"},
+    "format": FORMAT,
+    "suite": fingerprint(),
+    "result": "passed",
+    "why": "all passed",
+    "started": "2026-11-20T10:00:00Z",
+    "seconds": 61.5,
+    "expectations": EXPECTATIONS,
+    "host": HOST,
+    "gpus": [GPU],
+    "environment": {"NCCL_NVLS_ENABLE": "0"},
     "checks": _CHECKS,
-}  # fmt: skip
+}
 VERDICT = {
-    "kind": "envbuild.verdict", "format": 2,
-    "subject": {"ref": "small:v1", "manifest": _DIGEST, "config": _DIGEST, "diff_ids": [_DIGEST]}, "result": "passed",
-    "why": "all passed", "suite": _DIGEST, "engine": "docker", "lock": _DIGEST, "driver": "580.1", "gpus": [GPU],
-    "host": HOST, "environment": {}, "started": "2026-11-20T10:00:00Z", "seconds": 61.5, "expectations": EXPECTATIONS,
+    "kind": "envbuild.verdict",
+    "format": 2,
+    "subject": {"ref": "small:v1", "manifest": _DIGEST, "config": _DIGEST, "diff_ids": [_DIGEST]},
+    "result": "passed",
+    "why": "all passed",
+    "suite": _DIGEST,
+    "engine": "docker",
+    "lock": _DIGEST,
+    "driver": "580.1",
+    "gpus": [GPU],
+    "host": HOST,
+    "environment": {},
+    "started": "2026-11-20T10:00:00Z",
+    "seconds": 61.5,
+    "expectations": EXPECTATIONS,
     "checks": _CHECKS,
-}  # fmt: skip
+}
 STATEMENT = json.loads(msgspec.json.encode(statement_of(msgspec.convert(VERDICT, Verdict))))
 PROVENANCE = {
-    "_type": "https://in-toto.io/Statement/v1", "subject": [{"name": "x", "digest": {"sha256": "ab" * 32}}],
+    "_type": "https://in-toto.io/Statement/v1",
+    "subject": [{"name": "x", "digest": {"sha256": "ab" * 32}}],
     "predicateType": "https://slsa.dev/provenance/v1",
-    "predicate": {"buildDefinition": {"resolvedDependencies": [{"name": "lock.json", "digest": {"sha256": "cd" * 32}}]}},
-}  # fmt: skip
+    "predicate": {
+        "buildDefinition": {"resolvedDependencies": [{"name": "lock.json", "digest": {"sha256": "cd" * 32}}]}
+    },
+}
 ENVELOPE = json.loads(seal(msgspec.json.encode(STATEMENT), KEY))
 BUNDLE = json.loads(to_bundles(seal(b"{}", KEY))[0])
 REFERRER = {
@@ -143,6 +200,14 @@ READERS = [
     Reader(name="sigstore-bundle", make=json_of(BUNDLE), read=_sigstore),
     Reader(name="provenance", make=json_of(PROVENANCE), read=_provenance),
     Reader(name="referrer", make=json_of(REFERRER), read=lambda data: _manifest(data, _DIGEST)),
-    Reader(name="public-key", make=text_of(KEY.public.pem, KEY.public.pem * 2, PRIVATE), read=lambda data: public_keys(data, where="here")),
-    Reader(name="private-key", make=text_of(PRIVATE, KEY.public.pem), read=lambda data: private_key(data, where="here")),
-]  # fmt: skip
+    Reader(
+        name="public-key",
+        make=text_of(KEY.public.pem, KEY.public.pem * 2, PRIVATE),
+        read=lambda data: public_keys(data, where="here"),
+    ),
+    Reader(
+        name="private-key",
+        make=text_of(PRIVATE, KEY.public.pem),
+        read=lambda data: private_key(data, where="here"),
+    ),
+]

@@ -47,15 +47,23 @@ PAGE = {
     "name": "demo",
     "files": [
         {
-            "filename": FILE, "url": f"../../files/{FILE}", "hashes": {"sha256": SHA256}, "size": 12,
-            "upload-time": "2026-01-02T03:04:05.678Z", "yanked": False, "core-metadata": {"sha256": SHA256},
+            "filename": FILE,
+            "url": f"../../files/{FILE}",
+            "hashes": {"sha256": SHA256},
+            "size": 12,
+            "upload-time": "2026-01-02T03:04:05.678Z",
+            "yanked": False,
+            "core-metadata": {"sha256": SHA256},
         },
         {
-            "filename": "demo-1.0.tar.gz", "url": "https://files.invalid/demo-1.0.tar.gz", "hashes": {},
-            "data-dist-info-metadata": True, "yanked": "broken",
+            "filename": "demo-1.0.tar.gz",
+            "url": "https://files.invalid/demo-1.0.tar.gz",
+            "hashes": {},
+            "data-dist-info-metadata": True,
+            "yanked": "broken",
         },
     ],
-}  # fmt: skip
+}
 HTML = (
     '<!DOCTYPE html><html><head><base href="https://h.invalid/x/"></head><body>\n'
     f'<a href="../../files/{FILE}#sha256={SHA256}" data-core-metadata="sha256={SHA256}">{FILE}</a><br/>\n'
@@ -86,9 +94,11 @@ class Answering:
 def _wheels() -> Make:
     """Wheels whose members, names, headers or bytes are wrong."""
     texts: dict[str, Make] = {
-        "METADATA": text_of(METADATA), "WHEEL": text_of(WHEEL), "RECORD": text_of(RECORD),
+        "METADATA": text_of(METADATA),
+        "WHEEL": text_of(WHEEL),
+        "RECORD": text_of(RECORD),
         "entry_points.txt": text_of(ENTRY_POINTS),
-    }  # fmt: skip
+    }
 
     def make(rng: Random) -> bytes:
         code = Entry(
@@ -122,9 +132,11 @@ def _wheels() -> Make:
         elif way == 4:
             entries[at] = _with(one, zip64=True, mode=rng.choice((0o120777, 0o040755, 0o010644, 0)))
         data = zip_bytes(
-            entries, zip64_end=rng.random() < 0.1, comment=b"PK\x05\x06" * (rng.random() < 0.05),
+            entries,
+            zip64_end=rng.random() < 0.1,
+            comment=b"PK\x05\x06" * (rng.random() < 0.05),
             gap=bytes(3 * (rng.random() < 0.03)),
-        )  # fmt: skip
+        )
         return bytes_changed(rng, data) if way == 5 or rng.random() < 0.1 else data
 
     return Make(make, GOOD)
@@ -219,22 +231,46 @@ _WHEELS = _wheels()
 READERS = [
     Reader(name="wheel", make=_WHEELS, read=_plan_and_stream),
     Reader(
-        name="wheel-for-building", make=either(_WHEELS, bytes_of(GOOD)),
+        name="wheel-for-building",
+        make=either(_WHEELS, bytes_of(GOOD)),
         read=lambda data: _unpacked(lambda folder: unpack_wheel(FILE, _SOURCE(data), folder, lambda _: None)),
     ),
     Reader(
-        name="wheel-members", make=either(_WHEELS, bytes_of(GOOD)),
+        name="wheel-members",
+        make=either(_WHEELS, bytes_of(GOOD)),
         read=lambda data: [item.read() for item in members(_wheel_artifact(), _SOURCE(data))],
     ),
-    Reader(name="wheel-licence", make=either(_WHEELS, bytes_of(GOOD)), read=lambda data: _licence(data, "wheel")),
+    Reader(
+        name="wheel-licence", make=either(_WHEELS, bytes_of(GOOD)), read=lambda data: _licence(data, "wheel")
+    ),
     Reader(name="wheel-by-ranges", make=either(_WHEELS, bytes_of(GOOD)), read=_remote_metadata),
-    Reader(name="wheel-metadata", make=text_of(METADATA), read=lambda data: cuda_requirements(data.decode("utf-8", "replace"), "3.11")),
+    Reader(
+        name="wheel-metadata",
+        make=text_of(METADATA),
+        read=lambda data: cuda_requirements(data.decode("utf-8", "replace"), "3.11"),
+    ),
     Reader(name="wheel-record", make=text_of(RECORD), read=lambda data: parse_record(FILE, data)),
     Reader(name="wheel-entry-points", make=text_of(ENTRY_POINTS), read=lambda data: launchers(FILE, data)),
-    Reader(name="sdist", make=_sdists(), read=lambda data: _unpacked(lambda folder: unpack_sdist("d.tar.gz", _SOURCE(data), folder))),
-    Reader(name="sdist-requirements", make=_sdists(), read=lambda data: requirements_of(_SOURCE(data), name="deepspeed", version="0.19.8")),
+    Reader(
+        name="sdist",
+        make=_sdists(),
+        read=lambda data: _unpacked(lambda folder: unpack_sdist("d.tar.gz", _SOURCE(data), folder)),
+    ),
+    Reader(
+        name="sdist-requirements",
+        make=_sdists(),
+        read=lambda data: requirements_of(_SOURCE(data), name="deepspeed", version="0.19.8"),
+    ),
     Reader(name="sdist-licence", make=_sdists(), read=lambda data: _licence(data, "sdist")),
     Reader(name="index-json", make=json_of(PAGE, spread=bytes_of(json.dumps(PAGE).encode())), read=_project),
-    Reader(name="index-html", make=text_of(HTML, more=('href="', "<base href=", "&#0;", "&#x110000;", "<!--", "<![CDATA[", "<!")), read=_project),
-    Reader(name="pylock", make=text_of(PYLOCK, more=("[", "= [", "'''", "1979-05-27", "07:32:00", "0xg", "inf")), read=_pylock),
-]  # fmt: skip
+    Reader(
+        name="index-html",
+        make=text_of(HTML, more=('href="', "<base href=", "&#0;", "&#x110000;", "<!--", "<![CDATA[", "<!")),
+        read=_project,
+    ),
+    Reader(
+        name="pylock",
+        make=text_of(PYLOCK, more=("[", "= [", "'''", "1979-05-27", "07:32:00", "0xg", "inf")),
+        read=_pylock,
+    ),
+]

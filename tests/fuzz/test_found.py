@@ -46,14 +46,44 @@ def refusal(reader: str, data: bytes) -> EnvbuildError:
 @pytest.mark.parametrize(
     "data",
     [
-        *(b"{", b'{"files": ', b'{"files": 1}', b'{"files": [1]}', b'{"files": [{}]}', b"[]", DEEP, b'{"files": ' + DEEP),
-        *(b"", b"not found", b'{"files": [{"filename": "\xff", "url": "x"}]}', b'{"files": [], "a": ' + b"9" * DIGITS),
-        *(page(filename=1), page(url=None), page(hashes=[]), page(hashes={"sha256": "x"}), page(size="12"), page(size=-1)),
-        *(page(size=2**60), page(**{"upload-time": 5}), page(**{"upload-time": "2026"}), page(**{"core-metadata": []})),
-        *(page(url="http://[::1"), page(url="ftp://h/x"), HTML.replace("https://h.invalid/x/", "http://[").encode()),
+        *(
+            b"{",
+            b'{"files": ',
+            b'{"files": 1}',
+            b'{"files": [1]}',
+            b'{"files": [{}]}',
+            b"[]",
+            DEEP,
+            b'{"files": ' + DEEP,
+        ),
+        *(
+            b"",
+            b"not found",
+            b'{"files": [{"filename": "\xff", "url": "x"}]}',
+            b'{"files": [], "a": ' + b"9" * DIGITS,
+        ),
+        *(
+            page(filename=1),
+            page(url=None),
+            page(hashes=[]),
+            page(hashes={"sha256": "x"}),
+            page(size="12"),
+            page(size=-1),
+        ),
+        *(
+            page(size=2**60),
+            page(**{"upload-time": 5}),
+            page(**{"upload-time": "2026"}),
+            page(**{"core-metadata": []}),
+        ),
+        *(
+            page(url="http://[::1"),
+            page(url="ftp://h/x"),
+            HTML.replace("https://h.invalid/x/", "http://[").encode(),
+        ),
         *(HTML.replace("sha256=4747", "sha256=zz47").encode(), b"<![ "),
     ],
-)  # fmt: skip
+)
 def test_a_page_of_an_index_that_is_none_is_one_error(data: bytes) -> None:
     error = refusal("index-json", data)
     assert (error.id, int(error.exit), error.where) == ("index-wrong", 5, "demo")
@@ -132,11 +162,26 @@ def test_a_gzip_whose_checksum_is_wrong_is_one_error() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        *(("Size: 1234", "Size: "), ("Size: 1234", "Size: \u00b2"), ("Size: 1234", "Size: " + "9" * DIGITS), ("Size: 1234\n", "")),
-        *(("Package: demo\n", ""), ("Package: demo", "Package: ../x"), ("Version: 1.0-1\n", ""), ("Version: 1.0-1", "Version: ")),
-        *(("pool/main/d/demo", "../../etc"), ("pool/main/d/demo", "/etc"), ("ab" * 32, "AB" * 32), ("ab" * 32, "ab" * 31)),
+        *(
+            ("Size: 1234", "Size: "),
+            ("Size: 1234", "Size: \u00b2"),
+            ("Size: 1234", "Size: " + "9" * DIGITS),
+            ("Size: 1234\n", ""),
+        ),
+        *(
+            ("Package: demo\n", ""),
+            ("Package: demo", "Package: ../x"),
+            ("Version: 1.0-1\n", ""),
+            ("Version: 1.0-1", "Version: "),
+        ),
+        *(
+            ("pool/main/d/demo", "../../etc"),
+            ("pool/main/d/demo", "/etc"),
+            ("ab" * 32, "AB" * 32),
+            ("ab" * 32, "ab" * 31),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_paragraph_of_debian_that_lacks_something_is_one_error(change: tuple[str, str]) -> None:
     error = refusal("debian-packages", PACKAGES.replace(*change, 1).encode())
     assert (error.id, int(error.exit)) == ("debian-index-wrong", 5)
@@ -201,7 +246,7 @@ def test_what_conda_cannot_read_in_a_lock_is_one_error(change: Callable[[Any], o
         *("a: 2026-99-99", "[" * 5_000, "a: &a [*a", "- x", "custom_channels: 1", "proxy_servers: {http: 1}"),
         *("proxy_servers:\n http: h", "proxy_servers: {https: '\\ud800'}"),
     ],
-)  # fmt: skip
+)
 def test_a_condarc_that_says_nothing_usable_is_one_error(text: str) -> None:
     error = refusal("condarc", text.encode())
     assert (error.id, int(error.exit)) == ("wrong-condarc", 2)
@@ -237,10 +282,16 @@ def test_a_listing_that_is_nested_deep_is_one_error() -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        *(DEEP, b"{}", b'{"name": 1, "version": "1"}', b'{"name": "a", "version": "1", "files": 1}', b'{"name": "a", "files": [1]}'),
+        *(
+            DEEP,
+            b"{}",
+            b'{"name": 1, "version": "1"}',
+            b'{"name": "a", "version": "1", "files": 1}',
+            b'{"name": "a", "files": [1]}',
+        ),
         *(b'{"name": "a", "version": "1", "files": [1, null]}', b'"\x00,', b"a" * 200_000 + b",b,c"),
     ],
-)  # fmt: skip
+)
 def test_damaged_records_of_an_environment_are_passed_over(data: bytes) -> None:
     assert attempt(READERS["environment-records"], data) == (None, False)
 
@@ -248,10 +299,19 @@ def test_damaged_records_of_an_environment_are_passed_over(data: bytes) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        *(b'{"statuses":[{"current":"x"}]}', b'{"statuses":[{"current":[]}]}', b'{"logs":[{"data":"a"}]}', b"{" + DEEP + b"}"),
-        *(b"#1 x\n#1 transferring a: 1.2.3kB", b"#1 x\n#1 sha256:ab " + b"9" * DIGITS + b"MB", b"#1 x\n#1 sha256:ab .kB"),
+        *(
+            b'{"statuses":[{"current":"x"}]}',
+            b'{"statuses":[{"current":[]}]}',
+            b'{"logs":[{"data":"a"}]}',
+            b"{" + DEEP + b"}",
+        ),
+        *(
+            b"#1 x\n#1 transferring a: 1.2.3kB",
+            b"#1 x\n#1 sha256:ab " + b"9" * DIGITS + b"MB",
+            b"#1 x\n#1 sha256:ab .kB",
+        ),
     ],
-)  # fmt: skip
+)
 def test_odd_events_of_a_build_are_shown_or_passed_over(data: bytes) -> None:
     assert attempt(READERS["build-events"], data) == (None, False)
 
@@ -278,10 +338,19 @@ def test_an_object_with_impossible_sizes_is_damaged_and_ends(data: bytes) -> Non
     "header",
     [
         *("Retry-After: Thu, 01 Jan 99999 00:00:00 GMT", "Retry-After: " + "9" * DIGITS, "Retry-After: nan"),
-        *("Retry-After: 31 Dec 9999 23:59:59 -2359", "Retry-After: 01 Jan 0001 00:00:00 +2359", "Retry-After: \u00b2"),
-        *("Content-Length: " + "9" * DIGITS, "Content-Length: \u00b2", "Content-Length: 5, 6", "Content-Range: bytes 0-\u00b2/5"),
+        *(
+            "Retry-After: 31 Dec 9999 23:59:59 -2359",
+            "Retry-After: 01 Jan 0001 00:00:00 +2359",
+            "Retry-After: \u00b2",
+        ),
+        *(
+            "Content-Length: " + "9" * DIGITS,
+            "Content-Length: \u00b2",
+            "Content-Length: 5, 6",
+            "Content-Range: bytes 0-\u00b2/5",
+        ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("reader", ["http-answer", "http-download", "http-length"])
 @pytest.mark.parametrize("status", [503, 206])
 def test_odd_dates_and_numbers_in_headers_are_one_error(reader: str, header: str, status: int) -> None:

@@ -1,4 +1,4 @@
-"""Every reader of foreign bytes: a value or one error with a hint, whatever comes. ``python -m tests.fuzz`` tries longer."""
+"""Every reader of foreign bytes: a value or one error, whatever comes. ``python -m tests.fuzz`` tries longer."""
 
 from __future__ import annotations
 
