@@ -15,6 +15,7 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
+from fuzz_confined import ThereFailed
 from fuzz_mutation import Make
 
 from envbuild.errors import EnvbuildError, Exit
@@ -103,6 +104,8 @@ def _wrong(error: EnvbuildError) -> str:
 
 def _at(error: BaseException) -> str:
     """The exception's type, and the innermost line of envbuild that it passed."""
+    if isinstance(error, ThereFailed):
+        return str(error).partition(": ")[0]
     frames = traceback.extract_tb(error.__traceback__)
     own = [
         frame for frame in frames if "/envbuild/" in frame.filename and "site-packages" not in frame.filename
