@@ -1,4 +1,8 @@
-"""Tasks. They run in the Python that runs nox: ``.venv/bin/nox`` lints and tests, ``-s real`` takes the real images."""
+"""Tasks: ``.venv/bin/nox`` lints and tests, ``-s real`` takes the real images, both in the Python that runs nox.
+
+``-s lowest`` and ``-s newest`` try both ends of the bounds in pyproject.toml, in environments of their own;
+``-s relock`` writes requirements-dev.txt anew.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,26 @@ nox.options.sessions = ["lint", "tests"]
 BIN = Path(sys.executable).parent
 FIRST_HALF = ["tests/smoke", "tests/examples", "tests/advise", "tests/ci", "tests/publish", "tests/registry"]
 """What trains and waits for its ranks, and then what publishes: about as long as all else."""
+
+
+LOCK = "requirements-dev.txt"
+LOCK_HEAD = """\
+# What develops and tests envbuild, with hashes: pyproject.toml's dependencies and its extra "test", for every platform.
+# Written by `nox -s relock`. Do not edit; a test compares it with pyproject.toml.
+"""
+BOUNDS = [
+    *(
+        "tests/oci",
+        "tests/recipe",
+        "tests/store",
+        "tests/gate",
+        "tests/render",
+        "tests/project",
+        "tests/doctor",
+    ),
+    *("tests/lock", "tests/registry", "tests/advise", "tests/cli/test_settings.py"),
+]
+"""What asks every dependency for what envbuild uses of it and does not take long."""
 
 
 @nox.session
@@ -60,3 +84,65 @@ def tests(session: nox.Session) -> None:
 def real(session: nox.Session) -> None:
     """Build the real images to their locked digests and run them (about 20 minutes, 40 GB of disk)."""
     session.run(sys.executable, "-m", "pytest", "-m", "real", "--timeout=3000", *session.posargs)
+
+
+@nox.session
+def relock(session: nox.Session) -> None:
+    """Lock the development environment: the newest versions that pyproject.toml allows.
+
+    ``-- --upgrade-package NAME`` moves that package only. The index is the one that uv's configuration names.
+    """
+    lock = Path(LOCK)
+    how = session.posargs or ["--upgrade"]
+    options = [
+        "--universal",
+        "--generate-hashes",
+        "--no-emit-index-url",
+        "--no-emit-find-links",
+        "--no-annotate",
+    ]
+    _compile(session, "--quiet", *options, *how, "--output-file", LOCK)
+    lines = [line for line in lock.read_text().splitlines(keepends=True) if not line.startswith("#")]
+    lock.write_text(LOCK_HEAD + "".join(lines))
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The lowest versions that pyproject.toml allows: style, types, and the tests of ``BOUNDS``."""
+    _at_bounds(session, "lowest-direct")
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The newest versions that pyproject.toml allows: style, types, and the tests of ``BOUNDS``."""
+    _at_bounds(session, "highest")
+
+
+def _compile(session: nox.Session, *options: str) -> None:
+    command = [
+        str(BIN / "uv"),
+        "pip",
+        "compile",
+        "--no-header",
+        "--extra",
+        "test",
+        "--python-version",
+        "3.11",
+    ]
+    session.run(*command, *options, "pyproject.toml")
+
+
+def _at_bounds(session: nox.Session, resolution: str) -> None:
+    """Make an environment of these versions and look at everything there; arguments take the place of ``BOUNDS``."""
+    place = Path(".nox") / session.name
+    python, wanted = place / "bin/python", place / "requirements.txt"
+    uv = str(BIN / "uv")
+    session.run(uv, "venv", "--quiet", "--clear", "--python", sys.executable, str(place))
+    _compile(session, "--quiet", "--resolution", resolution, "--no-annotate", "--output-file", str(wanted))
+    session.run(uv, "pip", "sync", "--quiet", "--python", str(python), str(wanted))
+    project = ["--no-deps", "--no-build-isolation", "--editable", "."]
+    session.run(uv, "pip", "install", "--quiet", "--python", str(python), *project)
+    for command in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"], ["lint-imports"]):
+        session.run(str(place / "bin" / command[0]), *command[1:])
+    chosen = session.posargs or ["-m", "not real and not network and not docker and not torch", *BOUNDS]
+    session.run(str(python), "-m", "pytest", "-q", *chosen)

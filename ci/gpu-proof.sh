@@ -4,8 +4,10 @@
 #   ci/gpu-proof.sh take  --bundle DIR --have DIR [--needs DIR]     once for each batch of pieces, in any order
 #   ci/gpu-proof.sh prove --ref NAME:TAG --out DIR                  the suite in a container, then the tag
 #
+# --engine oci,sandbox runs the suite by both, one after the other; the tag is given once, when all have passed.
+#
 # Further: --work DIR (installed needs; /tmp/gpu-proof), --store DIR (/dev/shm/envbuild-store: layers are unpacked
-# there, and must not lie on an overlay), --engine oci|sandbox, --gpus N, --python PYTHON.
+# there, and must not lie on an overlay), --engine oci|sandbox|oci,sandbox, --gpus N, --python PYTHON.
 # --needs holds wheels of what envbuild lacks there, and .debs of crun and its library; each is installed below --work.
 set -euo pipefail
 
@@ -69,6 +71,13 @@ take() {
   df -h "$store" | tail -1
 }
 
+# suite_by ENGINE: verdict, page and log of it; its status is the suite's.
+suite_by() {
+  say "the suite in a container of $ref, engine $1, $gpus GPUs"
+  time run_envbuild smoke "$ref" --engine "$1" --gpus "$gpus" --report "$out/verdict-$1.json" \
+    --html "$out/verdict-$1.html" 2>&1 | tee "$out/smoke-$1.log"
+}
+
 prove() {
   [ -n "$ref" ] && [ -n "$out" ] || { echo "prove needs --ref and --out" >&2; exit 2; }
   mkdir -p "$out"
@@ -76,17 +85,17 @@ prove() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,ecc.errors.uncorrected.volatile.total --format=csv |
     tee "$out/nvidia-smi.txt" || true
   env | grep -E '^(NCCL|TORCH_NCCL|TORCH_SYMM_MEM|NVSHMEM)_' | sort | tee "$out/environment.txt" || true
-  say "the suite in a container of $ref, engine $engine, $gpus GPUs"
-  local status=0
-  time run_envbuild smoke "$ref" --engine "$engine" --gpus "$gpus" --report "$out/verdict-$engine.json" \
-    --html "$out/verdict-$engine.html" 2>&1 | tee "$out/smoke-$engine.log" || status=$?
+  local each failed=0
+  for each in ${engine//,/ }; do
+    suite_by "$each" || failed=$?
+  done
   run_envbuild key show >"$out/key.pem" || true
-  if [ "$status" -ne 0 ]; then
-    say "the suite did not pass (exit $status): no tag"
-    exit "$status"
+  if [ "$failed" -ne 0 ]; then
+    say "the suite did not pass by every engine (exit $failed): no tag"
+    exit "$failed"
   fi
   say "promote"
-  run_envbuild promote "$ref" --verdict "$out/verdict-$engine.json" 2>&1 | tee "$out/promote.log"
+  run_envbuild promote "$ref" --verdict "$out/verdict-$each.json" 2>&1 | tee "$out/promote.log"
   say "the store's names"
   cat "$store/oci/index.json" | tee "$out/index.json"
 }
@@ -94,5 +103,5 @@ prove() {
 case $verb in
   take) take ;;
   prove) prove ;;
-  *) sed -n '2,9p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,11p' "$0" >&2; exit 2 ;;
 esac

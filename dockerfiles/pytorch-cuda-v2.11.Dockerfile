@@ -7,7 +7,7 @@
 # With --build-context artifacts=DIR (wheels/, conda/, debs/) nothing is downloaded: then build with --network=none.
 # Proxies: --build-arg https_proxy=… Secrets, all optional, none of which stays in the image, as --secret id=ID,src=FILE:
 #   ca       certificate authorities, instead of the base's
-#   apt      a sources.list, instead of the base's
+#   apt      a sources.list, instead of the base's, taken as it is: without APT_SNAPSHOT
 #   channel  one line: the address that stands in for https://conda.anaconda.org/conda-forge
 #   pip      a pip.conf: Python's index
 # More: docs/how-to/build-the-dockerfiles.md
@@ -17,6 +17,8 @@
 ARG BUILD_BASE=nvidia/cuda:13.0.1-devel-ubuntu24.04@sha256:7d2f6a8c2071d911524f95061a0db363e24d27aa51ec831fcccf9e76eb72bc92
 ARG BASE=nvidia/cuda:13.0.1-runtime-ubuntu24.04@sha256:c3fde347d52d578c84fd644bc177bc7ec333feaf11550d990da4084d7612e4c7
 ARG MICROMAMBA=mambaorg/micromamba:2.3.3@sha256:800e7ade3ffe29c9a9ac2026163131495f8197c3852e572c5835beb4e8a33cd6
+# The time in Ubuntu's archive whose packages are installed: the day of the lock. Empty: what the sources offer now.
+ARG APT_SNAPSHOT=20261120T000000Z
 
 FROM ${MICROMAMBA} AS micromamba
 
@@ -26,10 +28,11 @@ FROM scratch AS artifacts
 FROM scratch AS programs
 
 FROM ${BUILD_BASE} AS build
+ARG APT_SNAPSHOT
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
-# Only what the base lacks, so a base that has all of it needs no network here. Versions are not pinned: Ubuntu removes
-# old ones, so a pin would stop the build, not fix it; apt checks the archive's signature.
+# Only what the base lacks, so a base that has all of it needs no network here. Versions are those of Ubuntu's archive at
+# APT_SNAPSHOT; apt checks its signature. The first update tells apt which sources have snapshots; others stay as they are.
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=apt,target=/run/apt.list \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
@@ -48,6 +51,10 @@ RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,i
       apt-get install --yes --no-install-recommends --no-download /run/artifacts/debs/*.deb; \
     else \
       apt-get update "${options[@]}"; \
+      if [[ -n ${APT_SNAPSHOT:-} && ! -s /run/apt.list ]]; then \
+        options+=(--snapshot "$APT_SNAPSHOT"); \
+        apt-get update -o APT::Update::Error-Mode=any "${options[@]}"; \
+      fi; \
       apt-get install --yes --no-install-recommends "${options[@]}" "${missing[@]}"; \
     fi; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/cache/ldconfig/aux-cache \
@@ -175,10 +182,11 @@ RUN --network=none \
 
 # What is shipped: no compiler of CUDA's, but gcc, which Triton and torch.compile need when they run.
 FROM ${BASE}
+ARG APT_SNAPSHOT
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 
-# Only what the base lacks, so a base that has all of it needs no network here. Versions are not pinned: Ubuntu removes
-# old ones, so a pin would stop the build, not fix it; apt checks the archive's signature.
+# Only what the base lacks, so a base that has all of it needs no network here. Versions are those of Ubuntu's archive at
+# APT_SNAPSHOT; apt checks its signature. The first update tells apt which sources have snapshots; others stay as they are.
 # hadolint ignore=DL3008
 RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,id=apt,target=/run/apt.list \
     --mount=type=bind,from=artifacts,target=/run/artifacts \
@@ -197,6 +205,10 @@ RUN --mount=type=secret,id=ca,target=/run/ca.crt,mode=0444 --mount=type=secret,i
       apt-get install --yes --no-install-recommends --no-download /run/artifacts/debs/*.deb; \
     else \
       apt-get update "${options[@]}"; \
+      if [[ -n ${APT_SNAPSHOT:-} && ! -s /run/apt.list ]]; then \
+        options+=(--snapshot "$APT_SNAPSHOT"); \
+        apt-get update -o APT::Update::Error-Mode=any "${options[@]}"; \
+      fi; \
       apt-get install --yes --no-install-recommends "${options[@]}" "${missing[@]}"; \
     fi; \
     rm -rf /var/lib/apt/lists/* /var/cache/apt/*.bin /var/cache/apt/archives/*.deb /var/cache/ldconfig/aux-cache \
@@ -239,8 +251,9 @@ COPY --from=build --chown=1000:1000 /opt/venv /opt/venv
 # hadolint ignore=DL3067
 COPY --from=programs / /
 
-# NVIDIA's images name their CUDA libraries here, too.
-ENV LD_LIBRARY_PATH=""
+# NVIDIA's images name their CUDA libraries here, too. What stays is where some engines put the driver's; with nothing at
+# all a later X:$LD_LIBRARY_PATH would end in an empty name, which the loader takes for the current folder.
+ENV LD_LIBRARY_PATH="/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
 ENV PATH="/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENV VIRTUAL_ENV="/opt/venv"
 ENV LANG="C.UTF-8"

@@ -253,7 +253,7 @@ def serve_channel(server: FaultyServer, channel: Path, at: str = "/small") -> st
 
 @dataclass(frozen=True)
 class Sdist:
-    """A source archive of ``deepspeed`` that pip builds with what it brings itself, and its locked form."""
+    """A file for pip, such as a source archive of ``deepspeed`` that builds itself, and its locked form."""
 
     data: bytes
     artifact: Artifact
@@ -262,7 +262,9 @@ class Sdist:
         """Put it on a simple index of ``server``; returns the index's address."""
         server.files[f"/files/{self.artifact.file}"] = self.data
         link = f"../../files/{self.artifact.file}#sha256={self.artifact.sha256}"
-        server.files["/simple/deepspeed/"] = f'<a href="{link}">{self.artifact.file}</a>\n'.encode()
+        server.files[f"/simple/{self.artifact.name}/"] = (
+            f'<a href="{link}">{self.artifact.file}</a>\n'.encode()
+        )
         return f"{server.url}/simple"
 
 
@@ -326,6 +328,29 @@ def deepspeed_sdist(*, fails: str = "") -> Sdist:
         sha256=hashlib.sha256(data).hexdigest(), index="python",
     )  # fmt: skip
     return Sdist(data=data, artifact=artifact)
+
+
+def ninja_wheel() -> Sdist:
+    """ninja's wheel: the metadata that pip sees, and the program."""
+    name = "ninja-1.13.2"
+    texts = {
+        "ninja/__init__.py": "BIN_DIR = ''\n",
+        f"{name}.data/scripts/ninja": "#!/bin/sh\necho 1.13.2\n",
+        f"{name}.dist-info/METADATA": "Metadata-Version: 2.1\nName: ninja\nVersion: 1.13.2\n",
+        f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-linux_x86_64\n",
+        f"{name}.dist-info/RECORD": "",
+    }
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for path, text in texts.items():
+            info = zipfile.ZipInfo(path, (2020, 1, 1, 0, 0, 0))
+            info.external_attr = (0o100755 if "/scripts/" in path else 0o100644) << 16
+            archive.writestr(info, text)
+    artifact = Artifact(
+        kind="wheel", name="ninja", version="1.13.2", file=f"{name}-py3-none-linux_x86_64.whl", index="python",
+        size=len(out.getvalue()), sha256=hashlib.sha256(out.getvalue()).hexdigest(),
+    )  # fmt: skip
+    return Sdist(data=out.getvalue(), artifact=artifact)
 
 
 def _patch(files: dict[str, File | Link], name: str, old: str, new: str) -> None:

@@ -11,7 +11,7 @@ import tarfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import zstandard
@@ -101,7 +101,7 @@ class Package:
             "info/index.json": _json(index),
             "info/about.json": _json({"summary": f"a small {self.name}"}),
             "info/paths.json": _json(
-                {"paths_version": 1, "paths": [*map(_path, sorted(self.files.items()))]}
+                {"paths_version": 1, "paths": [_path(name, self.files) for name in sorted(self.files)]}
             ),
             "info/files": "".join(f"{name}\n" for name in sorted(self.files)).encode(),
         }
@@ -128,10 +128,14 @@ def _json(value: object) -> bytes:
     return json.dumps(value, indent=2, sort_keys=True).encode()
 
 
-def _path(item: tuple[str, File | Link]) -> dict[str, object]:
-    name, entry = item
+def _path(name: str, files: Mapping[str, File | Link]) -> dict[str, object]:
+    """The entry that conda-build writes: of a link the hash and the size of the file that it leads to."""
+    entry = files[name]
     if isinstance(entry, Link):
-        return {"_path": name, "path_type": "softlink"}
+        led_to = files.get(str(PurePosixPath(name).parent / entry.target))
+        data = led_to.data if isinstance(led_to, File) else b""
+        size, sha256 = len(data), hashlib.sha256(data).hexdigest()
+        return {"_path": name, "path_type": "softlink", "sha256": sha256, "size_in_bytes": size}
     found: dict[str, object] = {
         "_path": name,
         "path_type": "hardlink",

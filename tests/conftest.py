@@ -1,19 +1,22 @@
-"""What tests of several areas need: the sandbox of whoever runs them, and an ordinary user with subordinate ids."""
+"""What tests of several areas need: the sandbox of whoever runs them, and an ordinary user with subordinate ids.
+
+A test that needs a program which this machine lacks is skipped: see :mod:`needed`.
+"""
 
 from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import smallimage
+from needed import explain, need
 
 import envbuild
 from envbuild.sandbox import Sandbox
@@ -23,6 +26,26 @@ USER = "envbuild-test"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell without job control starts what it puts into the background so, and every child would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    for mark in item.iter_markers("needs"):
+        need(*mark.args)
+    try:
+        return (yield)
+    except FileNotFoundError as error:
+        explain(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    try:
+        return (yield)
+    except FileNotFoundError as error:
+        explain(error)
+        raise
 
 
 @pytest.fixture(scope="session")
@@ -73,7 +96,7 @@ class Unprivileged:
 def unprivileged() -> Unprivileged:
     """Needs root, to make the user; Debian's packages uidmap and python3."""
     assert os.getuid() == 0, "the tests make a user, so they need root"
-    assert shutil.which("newuidmap"), "install uidmap"
+    need("newuidmap")
     try:
         entry = pwd.getpwnam(USER)
     except KeyError:

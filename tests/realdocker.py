@@ -13,6 +13,7 @@ import condachannel
 import smallimage
 from condapackage import File, files_below, index_channel
 from dockerstandin import Bases, build_micromamba, docker, load_layers
+from needed import need
 
 from envbuild.engine.docker import Docker
 from envbuild.image.toolkit import make_toolkit
@@ -93,6 +94,6 @@ def _rest_of_python() -> dict[str, File]:
     for (
         folder
     ) in _HEADERS:  # the second one has the real pyconfig.h, which Debian's includes by its place there
-        assert folder.is_dir(), "install Debian's python3-dev"
+        need("python3-dev")
         found |= files_below(folder, "include/python3.11")
     return found

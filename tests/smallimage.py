@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from needed import need
 from platformdirs import user_cache_path
 
 import envbuild
@@ -191,6 +192,7 @@ def bring(lock: Lock, artifacts: Sequence[Artifact], store: Store) -> None:
         except OSError:
             missing.append(deb)
     if missing:
+        need("gpgv")
         indexes, silent = Indexes.from_machine(os.environ), SilentProgress()
         http = Http(environ=indexes.environ)
         sources = sources_for(lock, missing, indexes=indexes, http=http, progress=silent)

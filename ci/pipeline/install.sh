@@ -1,13 +1,13 @@
 #!/bin/sh
 # Give a runner envbuild, in a virtual environment of its own, and put it on the PATH of the steps that follow.
 #
-#   ENVBUILD_PACKAGE   what pip installs: a requirement, or this checkout [default: .[conda]]
+#   ENVBUILD_PACKAGE   what pip installs: a requirement, or this checkout [default: .]
 #   ENVBUILD_VENV      where to [default: .ci-venv]
 #   GITHUB_PATH        GitHub's file of folders for the PATH; GitLab's jobs say it themselves
 #
 # pip asks the index that its own configuration names. A bare Debian or Ubuntu as root gets python3, venv and git first.
 set -eu
-package=${ENVBUILD_PACKAGE:-.[conda]}
+package=${ENVBUILD_PACKAGE:-.}
 venv=${ENVBUILD_VENV:-.ci-venv}
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     export DEBIAN_FRONTEND=noninteractive

@@ -25,7 +25,7 @@ def names(kind: str, folder: Path) -> set[str]:
     file = folder / ("lock.json" if kind == "image" else "conda.lock.json")
     lock: dict[str, Any] = json.loads(file.read_text("utf-8"))
     if kind == "conda":
-        return {package["name"] for package in lock["packages"]} - PINNED[kind]
+        return {item["name"] for item in (*lock["packages"], *lock["pip"])} - PINNED[kind]
     build = lock["native"]["build"] if lock["native"] else []
     return {"debian", *(item["name"] for item in (*lock["python"], *build))} - PINNED[kind]
 

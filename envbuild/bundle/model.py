@@ -10,6 +10,7 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.digest import of_bytes
+from envbuild.recipe import parse_ref
 
 KIND: Final = "envbuild.bundle"
 FORMAT: Final = 1
@@ -164,11 +165,20 @@ def read_index(folder: Path) -> Index:
         index = msgspec.json.decode(data, type=Index)
     except ValueError as error:
         _refuse(path, str(error))
+    try:
+        parse_ref(index.ref)
+    except EnvbuildError:
+        _refuse(path, f"its ref {index.ref!r} is no reference to a recipe")
     for name, document in (("manifest", index.manifest), ("config", index.config)):
         if of_bytes(document.text.encode()) != document.digest:
             _refuse(path, f"the {name}'s text is not that of {document.digest}")
     for piece in (index.plan, *index.pieces):
-        if "/" in piece.file or piece.file in ("", ".", "..") or piece.size < 0:
+        if (
+            "/" in piece.file
+            or piece.file in ("", ".", "..")
+            or piece.size < 0
+            or not piece.file.isprintable()
+        ):
             _refuse(path, f"{piece.file!r} is no file name")
     return index
 

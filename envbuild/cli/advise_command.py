@@ -122,7 +122,7 @@ def command(
         not context.settings.quiet
     ):  # soft_wrap: a table that rich breaks at the terminal's width cannot be read
         text = reports.text(choice, wish)
-        context.terminal.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        context.terminal.say(text)
     context.terminal.data(reports.to_dict(choice, wish), json.dumps(configuration(choice), indent=2))
     return int(Exit.DONE)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from envbuild.cli.context import Context
-from envbuild.cli.files import replace_file
+from envbuild.cli.files import write_lock
 from envbuild.engine import ImageRef, survey
 from envbuild.gate import Subject, expect, subject_of
 from envbuild.image.assemble import Built, assemble
@@ -136,6 +136,6 @@ def _remember(context: Context, recipe: Recipe, lock: Lock, built: Built, store:
     full = with_licences(replace(lock, native=native, image=built.lock), known_licences([lock]))
     if lock_bytes(full) != lock_bytes(lock):
         full = add_licences(full, store, context.terminal.progress)
-        replace_file(recipe.lock_path, lock_bytes(full))
+        write_lock(recipe.lock_path, full)
         context.terminal.progress.note(f"{recipe.lock_path} now names the image's digests")
     return full

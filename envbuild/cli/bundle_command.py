@@ -147,4 +147,4 @@ def _print(context: Context, packed: Packed, image: Image, output: Path, seconds
         f"{size(packed.far_bytes)} stay where they are; {seconds:.0f} s"
     )
     lines.append(f"there: envbuild unbundle {output} --have DIR")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)

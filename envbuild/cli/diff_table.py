@@ -24,17 +24,17 @@ _FILES = 20
 """How many files of a package, or of an environment, are named; the JSON has all of them."""
 
 
-def diff_text(found: Difference, files: tuple[FileDifference, ...] | None, *, everything: bool) -> str:
+def diff_text(found: Difference, files: tuple[FileDifference, ...] | None, *, everything: bool) -> list[str]:
     """Everything. ``stdout`` is for data, so it is plain text without colours."""
     parts = [*_head(found), *_pins(found), *_packages(found, everything)]
     if files is not None:
         parts += _files(files)
-    return "\n".join(parts)
+    return parts
 
 
-def pins_text(found: Difference) -> str:
+def pins_text(found: Difference) -> list[str]:
     """The operands and the pins."""
-    return "\n".join([*_head(found), *_pins(found)])
+    return [*_head(found), *_pins(found)]
 
 
 def _head(found: Difference) -> list[str]:

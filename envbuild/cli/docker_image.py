@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ from envbuild.store import Http, Source, Store, Wanted, fetch
 NETWORKS = ("default", "none", "host")
 """What the steps of a build may have of the network."""
 
+APT_SNAPSHOT = "APT_SNAPSHOT"
+"""The build argument that is no image: the time in Ubuntu's archive whose packages are installed."""
+
+_SNAPSHOT = re.compile(r"(\d{8}T\d{6}Z)?")
 _CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
@@ -34,11 +39,12 @@ _CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CER
 class Wish:
     """What was asked for on the command line.
 
-    ``images`` are the ``--build-arg`` assignments, ``apt`` a sources.list that replaces the base's own; ``fresh`` is
-    ``--no-cache``.
+    ``images`` are the ``--build-arg`` assignments that name images, ``arguments`` the others; ``apt`` is a sources.list
+    that replaces the base's own, ``fresh`` is ``--no-cache``.
     """
 
     images: Mapping[str, str]
+    arguments: Mapping[str, str]
     network: str
     apt: Path | None
     fresh: bool
@@ -91,7 +97,7 @@ def image_by_docker(context: Context, ref: str, wish: Wish) -> int:
 
 
 def assignments(texts: Sequence[str]) -> dict[str, str]:
-    """``--build-arg NAME=IMAGE``, several times.
+    """``--build-arg NAME=IMAGE`` and ``--build-arg APT_SNAPSHOT=TIME``, several times.
 
     Raises:
         EnvbuildError: exit 2.
@@ -99,14 +105,17 @@ def assignments(texts: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
-        if not (name and equals and value.strip()) or name in found:
-            wrong = f"{name} is given twice" if name in found else f"{text!r} is not NAME=IMAGE"
-            raise EnvbuildError(
-                "bad-build-arg",
-                f"--build-arg: {wrong}",
-                hint="--build-arg BASE=MIRROR/NAME:TAG",
-                exit=Exit.USAGE,
+        hint = "--build-arg BASE=MIRROR/NAME:TAG"
+        if name == APT_SNAPSHOT:
+            right, form = bool(equals and _SNAPSHOT.fullmatch(value.strip())), "APT_SNAPSHOT=YYYYMMDDTHHMMSSZ"
+            hint = (
+                "--build-arg APT_SNAPSHOT=20261120T000000Z, or APT_SNAPSHOT= for what the sources offer now"
             )
+        else:
+            right, form = bool(name and equals and value.strip()), "NAME=IMAGE"
+        if not right or name in found:
+            wrong = f"{name} is given twice" if name in found else f"{text!r} is not {form}"
+            raise EnvbuildError("bad-build-arg", f"--build-arg: {wrong}", hint=hint, exit=Exit.USAGE)
         found[name] = value.strip()
     return found
 
@@ -133,6 +142,7 @@ def _build(context: Context, ref: str, wish: Wish, seconds: dict[str, float]) ->
             folder=folder.folder,
             dockerfile=folder.dockerfile,
             images=images,
+            arguments=wish.arguments,
             contexts=folder.contexts,
             secrets=_secrets(needs, environ, wish.apt),
             network=wish.network,
@@ -309,7 +319,7 @@ def _print(
     ]
     if wish.output is not None:
         lines.append(f"  written to {wish.output}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if not proof.promoted:
         context.terminal.progress.note(
             f"{ready.candidate} is a candidate, not {ready.name}: {proof.why}.\n{proof.next_step(ready.name)}"

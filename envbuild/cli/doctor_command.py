@@ -13,4 +13,4 @@ from envbuild.doctor import examine
 def command(context: Context) -> None:
     """Say what this machine can do: engines, GPUs, driver, shared memory, disk, indexes, and how to get what lacks."""
     report = examine(context.settings.store, context.settings.environ, context.terminal.progress)
-    context.terminal.data(report.to_dict(), report.text())
+    context.terminal.data(report.to_dict(), report.text().split("\n"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 
@@ -31,14 +30,14 @@ def command(context: Context, ref: str, form: str) -> None:
     """Print what is made from the lock of REF at run time."""
     recipe = context.recipe(ref)
     if form in FILES:
-        sys.stdout.write(conda_export(recipe, context.conda_lock(recipe), form))
+        context.terminal.file(conda_export(recipe, context.conda_lock(recipe), form))
         return
     lock = context.lock(recipe)
     if form == "requirements":
-        sys.stdout.write(requirements_txt(lock))
+        context.terminal.file(requirements_txt(lock))
         return
     if form in ("sbom", "provenance"):
-        sys.stdout.write(_proof(recipe, lock, form))
+        context.terminal.file(_proof(recipe, lock, form))
         return
     layers = lock.image.layers if lock.image else ()
     rows = [
@@ -51,7 +50,7 @@ def command(context: Context, ref: str, form: str) -> None:
         }
         for x in layers
     ]
-    sys.stdout.write(json.dumps(rows, indent=2) + "\n")
+    context.terminal.file(json.dumps(rows, indent=2) + "\n")
 
 
 def _proof(recipe: Recipe, lock: Lock, form: str) -> str:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.disk import unless_full
+from envbuild.readback import readable
+
+if TYPE_CHECKING:
+    from envbuild.lock import CondaLock, Lock
 
 _ROOM = "free some space, then run the command again; what was there is as it was"
 
@@ -30,6 +35,28 @@ def check_target(path: Path | None) -> None:
             hint=f"mkdir -p {folder}, or name another file",
             exit=Exit.USAGE,
         )
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Replace the lock at ``path``.
+
+    Raises:
+        EnvbuildError: as :func:`replace_file`; exit 3, it could not be read again.
+    """
+    from envbuild.lock import lock_bytes, parse_lock
+
+    where = str(path)
+    replace_file(path, readable(lambda: lock_bytes(lock), lambda data: parse_lock(data, path), where=where))
+
+
+def write_conda_lock(path: Path, lock: CondaLock) -> None:
+    """As :func:`write_lock`, of a conda lock."""
+    from envbuild.lock import conda_lock_bytes, parse_conda_lock
+
+    where = str(path)
+    replace_file(
+        path, readable(lambda: conda_lock_bytes(lock), lambda data: parse_conda_lock(data, path), where=where)
+    )
 
 
 def replace_file(path: Path, data: bytes) -> None:

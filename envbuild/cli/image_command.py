@@ -42,7 +42,8 @@ _DEBIAN, _NVIDIA = "debian", "nvidia"
     "arguments",
     multiple=True,
     metavar="NAME=IMAGE",
-    help="With --builder docker: another image for BUILD_BASE, BASE or MICROMAMBA (repeatable).",
+    help="With --builder docker: another image for BUILD_BASE, BASE or MICROMAMBA; another time of Ubuntu's "
+    "archive, or none, for APT_SNAPSHOT (repeatable).",
 )
 @click.option(
     "--network",
@@ -91,10 +92,12 @@ def command(
     check_target(output)
     if builder == "docker":
         _fits_docker(ref, base, no_load=no_load, engine=engine, verify_it=verify_it)
-        from envbuild.cli.docker_image import Wish, assignments, image_by_docker
+        from envbuild.cli.docker_image import APT_SNAPSHOT, Wish, assignments, image_by_docker
 
+        given = assignments(arguments)
         wish = Wish(
-            images=assignments(arguments),
+            images={name: value for name, value in given.items() if name != APT_SNAPSHOT},
+            arguments={name: value for name, value in given.items() if name == APT_SNAPSHOT},
             network=network or "default",
             apt=apt_sources,
             fresh=no_cache,
@@ -277,7 +280,7 @@ def _print(
         lines.append(f"  built again from nothing ({told}): the same digest")
     if output is not None:
         lines.append(f"  written to {output}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if not proof.promoted:
         context.terminal.progress.note(
             f"{recipe.ref.candidate} is a candidate, not {recipe.ref}: {proof.why}.\n{proof.next_step(str(recipe.ref))}"

@@ -21,11 +21,11 @@ def command(context: Context) -> None:
     head = ("REF", "TORCH", "CUDA", "CUDNN", "NCCL", "DEEPSPEED", "LOCK", "CONDA", "IMAGE")
     table = [head] + [tuple(str(row[key] or "-") for key in keys[:-1]) + (_short(row),) for row in rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
-    text = "\n".join(
+    lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
-    )
-    context.terminal.data(rows, text)
+    ]
+    context.terminal.data(rows, lines)
 
 
 def _short(row: dict[str, Any]) -> str:

@@ -8,16 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress as RichProgress
 from rich.progress import SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from envbuild.cli.terminal import BarProgress, Terminal
+from envbuild.plain import visible
 from envbuild.progress import Progress, Task
 
 _START = re.compile(r"\[(\d+)/(\d+)\] ([a-z0-9-]+): (.*)")
 _END = re.compile(r"    ([a-z0-9-]+): (passed|FAILED|not run)(?: in ([\d.]+) s)?(?:: (.*))?")
-_MARKS = {"passed": "[green]✓[/]", "FAILED": "[bold red]✗[/]", "not run": "[yellow]–[/]"}
+_MARKS = {"passed": ("✓", "green"), "FAILED": ("✗", "bold red"), "not run": ("–", "yellow")}
 
 
 class LiveSuite:
@@ -29,8 +30,8 @@ class LiveSuite:
     def __init__(self, console: Console) -> None:
         self._bars = RichProgress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TextColumn("[dim]{task.fields[reason]}[/]"),
+            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.fields[reason]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -53,6 +54,7 @@ class LiveSuite:
 
     def note(self, text: str) -> None:
         """One line of the suite."""
+        text = visible(text)
         with self._lock:
             if start := _START.fullmatch(text):
                 self._start(start[3], start[4])
@@ -62,17 +64,18 @@ class LiveSuite:
                 self._bars.console.print(text, highlight=False, markup=False)
 
     def _start(self, check: str, reason: str) -> None:
-        self._running[check] = self._bars.add_task(check, total=None, reason=escape(reason))
+        self._running[check] = self._bars.add_task(check, total=None, reason=reason)
 
     def _end(self, check: str, how: str, seconds: str | None, why: str | None) -> None:
         task = self._running.pop(check, None)
         if task is not None:
             self._bars.remove_task(task)
             self._bars.refresh()  # or the line would be drawn once more below what is printed now
-        took = f" [dim]{seconds} s[/]" if seconds else ""
-        reason = f" [dim]{escape(why)}[/]" if why else ""
         told = "" if how == "passed" else f" {how}"
-        self._bars.console.print(f"{_MARKS[how]} {check}{told}{took}{reason}", highlight=False)
+        took = f" {seconds} s" if seconds else ""
+        reason = f" {why}" if why else ""
+        line = Text.assemble(_MARKS[how], f" {check}{told}", (took + reason, "dim"))
+        self._bars.console.print(line, highlight=False)
 
 
 @contextmanager

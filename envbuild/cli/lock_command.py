@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from envbuild.cli.context import Context, common
-from envbuild.cli.files import replace_file
+from envbuild.cli.files import replace_file, write_conda_lock, write_lock
 from envbuild.cli.lock_names import names_to_upgrade
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.locked import image_of
@@ -147,7 +147,7 @@ def _write(context: Context, asked: _Asked) -> None:
             f"{recipe.conda_lock_path}: {len(conda.packages)} conda packages"
             + ("" if value["conda"]["changed"] else ", unchanged")
         )
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
 
 
 def _image(
@@ -188,7 +188,7 @@ def _conda(
 
 def _write_image(recipe: Recipe, previous: Lock | None, lock: Lock) -> dict[str, Any]:
     changed = previous is None or recipe.lock_path.read_bytes() != lock_bytes(lock)
-    replace_file(recipe.lock_path, lock_bytes(lock))
+    write_lock(recipe.lock_path, lock)
     replace_file(recipe.path.with_name("requirements.txt"), requirements_txt(lock).encode())
     return {
         "path": str(recipe.lock_path),
@@ -201,7 +201,7 @@ def _write_image(recipe: Recipe, previous: Lock | None, lock: Lock) -> dict[str,
 
 def _write_conda(recipe: Recipe, previous: CondaLock | None, lock: CondaLock) -> dict[str, Any]:
     changed = previous is None or conda_lock_bytes(previous) != conda_lock_bytes(lock)
-    replace_file(recipe.conda_lock_path, conda_lock_bytes(lock))
+    write_conda_lock(recipe.conda_lock_path, lock)
     return {
         "path": str(recipe.conda_lock_path),
         "changed": changed,

@@ -31,6 +31,7 @@ def names_to_upgrade(
         conda: likewise the conda lock.
     """
     there = {package.name for package in conda.packages} if conda else set()
+    there |= {item.name for item in conda.pip} if conda else set()
     mine = {item.name for item in (*image.debian, *image.python)} if image else set()
     if image is not None and image.native is not None:
         mine |= {item.name for item in (*image.native.toolchain, *image.native.build)}

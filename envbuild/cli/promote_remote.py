@@ -8,6 +8,7 @@ from pathlib import Path
 from envbuild.cli.context import Context
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.pulled import Found, find
+from envbuild.cli.terms import terms
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import (
     PublicKey,
@@ -29,7 +30,13 @@ from envbuild.recipe import list_recipes
 
 
 def promote_remote(
-    context: Context, text: str, *, file: Path | None, keys: tuple[Path, ...], move: bool
+    context: Context,
+    text: str,
+    *,
+    file: Path | None,
+    keys: tuple[Path, ...],
+    suites: tuple[str, ...],
+    move: bool,
 ) -> None:
     """Give the image its tag in its registry; no blob is moved.
 
@@ -43,14 +50,15 @@ def promote_remote(
     lock = _vouched(context, found, believed)
     image = image_of(lock)
     assert image is not None
-    subject, expected = subject_of(str(lock.ref), image), expect(asked_recipe(lock, found.pinned), lock)
+    subject = subject_of(str(lock.ref), image)
+    wanted = terms(lock, expect(asked_recipe(lock, found.pinned), lock), suites)
     if given is not None:
         require_image(given.verdict, found.pinned)
-        promote(given.verdict, subject, expected=expected)
+        promote(given.verdict, subject, wanted)
         signed = given
     else:
         signed = _attached(found, lock, believed)
-        promote(signed.verdict, subject, expected=expected)
+        promote(signed.verdict, subject, wanted)
     tag = lock.ref.tag
     moved_from = check_tag(found.remote, tag, image.digest, move=move)
     progress = context.terminal.progress

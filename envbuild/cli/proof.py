@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +11,7 @@ from envbuild.cli.build import Ready
 from envbuild.cli.context import Context
 from envbuild.cli.keys import own_key, trusted
 from envbuild.cli.live import suite_progress
+from envbuild.cli.terms import terms
 from envbuild.engine import Engine, Gpus, ImageRef, detect, survey
 from envbuild.engine.gpus import find_driver
 from envbuild.errors import EnvbuildError, Exit
@@ -166,18 +167,20 @@ def prove(context: Context, ready: Candidate, *, engine: Callable[[], Engine]) -
         return Proof(tags=candidate, promoted=False, verdict=None, path=None, why=why)
     key = own_key(context)
     verdict = ask_suite(context, ready, engine(), gpus="all")
-    write_verdict(path, sign_verdict(verdict, key))
+    write_verdict(path, sign_verdict(verdict, key), key=key.public)
     if verdict.result != "passed":
         return Proof(tags=candidate, promoted=False, verdict=verdict, path=path, why=verdict.why)
     return give_tag(context, ready, verdict, path)
 
 
-def give_tag(context: Context, ready: Candidate, verdict: Verdict, path: Path) -> Proof:
-    """Give the image its tag.
+def give_tag(
+    context: Context, ready: Candidate, verdict: Verdict, path: Path, suites: Sequence[str] = ()
+) -> Proof:
+    """Give the image its tag. ``suites`` are those whose verdicts count besides this envbuild's own.
 
     Raises:
         EnvbuildError: exit 6 when the verdict does not allow it.
     """
-    tag = promote(verdict, ready.subject, expected=ready.expected())
+    tag = promote(verdict, ready.subject, terms(ready.lock, ready.expected(), suites))
     ready.give(context, tag)
     return Proof(tags=(ready.candidate, tag), promoted=True, verdict=verdict, path=path, why="")

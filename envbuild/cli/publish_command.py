@@ -13,6 +13,7 @@ from envbuild.cli.context import Context, common
 from envbuild.cli.keys import key_option, own_key, trusted
 from envbuild.cli.registries import CACHE, REGISTRY, configured, plain_http_option, plainly, remote_of
 from envbuild.cli.terminal import size
+from envbuild.cli.terms import suite_option, terms
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate import SignedVerdict, expect, promote, read_signed, require_image, subject_of
 from envbuild.image.locked import image_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     help="The signed verdict about the image [default: the one that the store has].",
 )
 @key_option("where the suite ran")
+@suite_option
 @click.option(
     "--by-digest", is_flag=True, help="Give no tag: push image and proofs, and let `envbuild promote` tag it."
 )
@@ -56,6 +58,7 @@ def command(
     target: str,
     file: Path | None,
     keys: tuple[Path, ...],
+    suites: tuple[str, ...],
     by_digest: bool,
     allow_unverified: bool,
     move_tag: bool,
@@ -83,7 +86,7 @@ def command(
     if plain_http:
         context = plainly(context, repository)
     recipe, lock, image = _built(context, ref)
-    signed = _verdict(context, recipe, lock, image, file, keys)
+    signed = _verdict(context, recipe, lock, image, file, keys, suites)
     tag = None if by_digest else _tag(recipe, image, signed, repository, allow_unverified)
     done = _publish(context, lock, image, signed, repository, tag, move_tag, mount_from)
     _print(context, recipe, repository, image, signed, done, round(time.monotonic() - started, 3))
@@ -101,21 +104,28 @@ def _built(context: Context, ref: str) -> tuple[Recipe, Lock, Image]:
 
 
 def _verdict(
-    context: Context, recipe: Recipe, lock: Lock, image: Image, file: Path | None, keys: tuple[Path, ...]
+    context: Context,
+    recipe: Recipe,
+    lock: Lock,
+    image: Image,
+    file: Path | None,
+    keys: tuple[Path, ...],
+    suites: tuple[str, ...],
 ) -> SignedVerdict | None:
     """The verdict of ``--verdict``, which must hold; else the store's, where it has one that holds."""
     believed = trusted(context, keys)
+    subject, wanted = subject_of(str(recipe.ref), image), terms(lock, expect(recipe, lock), suites)
     if file is not None:
         signed = read_signed(file, trusted=believed)
         require_image(signed.verdict, str(recipe.ref))
-        promote(signed.verdict, subject_of(str(recipe.ref), image), expected=expect(recipe, lock))
+        promote(signed.verdict, subject, wanted)
         return signed
     kept = context.store().root / "verdicts" / f"{image.digest.removeprefix('sha256:')}.json"
     if not kept.exists():
         return None
     try:
         signed = read_signed(kept, trusted=believed)
-        promote(signed.verdict, subject_of(str(recipe.ref), image), expected=expect(recipe, lock))
+        promote(signed.verdict, subject, wanted)
     except EnvbuildError as refusal:
         if refusal.exit is not Exit.GATE:
             raise
@@ -239,7 +249,7 @@ def _print(
     ]
     if done.moved_from is not None:
         lines.append(f"  the tag was moved from {done.moved_from}")
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if signed is None:
         context.terminal.progress.note(
             f"no passing verdict is attached: on a machine with GPUs run "

@@ -43,4 +43,4 @@ def command(context: Context, ref: str | None, check_only: bool, output: Path) -
         context.terminal.data({"agrees": True, "refs": [str(r.ref) for r in recipes]}, "every file agrees")
         return
     changed = [path for given in inputs for path in write(*given, output)]
-    context.terminal.data({"changed": changed}, "\n".join(changed) or "nothing changed")
+    context.terminal.data({"changed": changed}, changed or "nothing changed")

@@ -141,7 +141,7 @@ def _attach(context: Context, image: str, verdict: Verdict, key: SigningKey) -> 
 def _keep(verdict: Verdict, key: SigningKey, path: Path | None, html: Path | None) -> None:
     """The signed file and the page, before anything else can fail: a verdict may have cost much time on GPUs."""
     if path is not None:
-        write_verdict(path, sign_verdict(verdict, key))
+        write_verdict(path, sign_verdict(verdict, key), key=key.public)
     if html is not None:
         from envbuild.gate.page import page
 
@@ -168,7 +168,7 @@ def _show(
             "attached": list(attached),
             "verdict": verdict.to_dict(),
         },
-        "\n".join([verdict_table(verdict), *written]),
+        [*verdict_table(verdict), *written],
     )
 
 

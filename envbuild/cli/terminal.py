@@ -1,4 +1,9 @@
-"""The terminal: progress and notes on stderr, data on stdout, errors in one place."""
+"""The terminal: progress and notes on stderr, data on stdout, errors in one place.
+
+Names and texts of others are among what is printed. All of it goes through here, where :mod:`envbuild.plain` writes out
+what a terminal would obey, and where nothing is read as markup. Further lines of a message are indented: a line that
+begins like one of envbuild's own is envbuild's own.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +11,20 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichBars
+from rich.text import Text
 
 from envbuild.errors import EnvbuildError
+from envbuild.plain import json_text, visible
 from envbuild.progress import Progress, SilentProgress, Task
 
 _PLAIN_EVERY = 10.0
+_INDENT = "  "
 
 
 class BarProgress:
@@ -24,9 +32,9 @@ class BarProgress:
 
     def __init__(self, console: Console) -> None:
         self._bars = RichBars(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
-            TextColumn("{task.fields[amount]}"),
+            TextColumn("{task.fields[amount]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -37,6 +45,7 @@ class BarProgress:
     @contextmanager
     def task(self, label: str, *, total: int | None = None, unit: str = "B") -> Iterator[Task]:
         """A bar while the context lasts, then one line with the time it took."""
+        label = visible(label)
         with self._lock:
             self._running += 1
             if self._running == 1:
@@ -51,16 +60,16 @@ class BarProgress:
             with self._lock:
                 self._bars.remove_task(identity)
                 if finished:
-                    self._bars.console.print(
-                        f"[green]✓[/] {label} [dim]{time.monotonic() - started:.1f} s[/]", highlight=False
-                    )
+                    took = f"{time.monotonic() - started:.1f} s"
+                    line = Text.assemble(("✓", "green"), f" {label} ", (took, "dim"))
+                    self._bars.console.print(line, highlight=False)
                 self._running -= 1
                 if self._running == 0:
                     self._bars.stop()
 
     def note(self, text: str) -> None:
         """One line that stays above the bars."""
-        self._bars.console.print(text, highlight=False, markup=False)
+        self._bars.console.print(_paragraph(text), highlight=False, markup=False)
 
 
 class _Bar:
@@ -74,6 +83,11 @@ class _Bar:
 
     def total(self, total: int) -> None:
         self._bars.update(self._identity, total=total)
+
+
+def _paragraph(text: str) -> str:
+    """A text of envbuild's own with its lines, whatever stands in them; the further ones are indented."""
+    return visible(text, lines=True).replace("\n", f"\n{_INDENT}")
 
 
 def _amount(done: int, total: float | None, unit: str) -> str:
@@ -109,12 +123,12 @@ class LineProgress:
 
     def note(self, text: str) -> None:
         """One line."""
-        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(_paragraph(text), highlight=False, markup=False, soft_wrap=True)
 
 
 class _Line:
     def __init__(self, console: Console, label: str, total: int | None, unit: str) -> None:
-        self._console, self._label, self._total, self._unit = console, label, total, unit
+        self._console, self._label, self._total, self._unit = console, visible(label), total, unit
         self._done = 0
         self._next = time.monotonic() + _PLAIN_EVERY
         self._lock = threading.Lock()
@@ -147,18 +161,57 @@ class Terminal:
         else:
             self.progress = LineProgress(self.console)
 
-    def data(self, value: object, text: str) -> None:
-        """Print the result: ``value`` as JSON with ``--json``, else ``text``."""
-        sys.stdout.write((json.dumps(value, indent=2, ensure_ascii=False) if self.json else text) + "\n")
+    def data(self, value: object, text: str | Sequence[str]) -> None:
+        """Print the result: ``value`` as JSON with ``--json``, else ``text``.
+
+        Args:
+            value: what JSON can hold.
+            text: lines, each of which stays one whatever is in it; or a text whose own line ends stay.
+        """
+        shown = visible(text, lines=True) if isinstance(text, str) else "\n".join(map(visible, text))
+        self._out(self._json(value) if self.json else shown)
         sys.stdout.flush()
+
+    def file(self, text: str) -> None:
+        """Print a file's content as it is, in UTF-8 whatever the encoding of stdout."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(text.encode())
+        sys.stdout.buffer.flush()
+
+    def say(self, text: str) -> None:
+        """A text with its lines for people, on stderr."""
+        self.console.print(visible(text, lines=True), highlight=False, markup=False, soft_wrap=True)
 
     def error(self, error: EnvbuildError) -> None:
         """Print a failure: on stderr for people; with ``--json`` on stdout as well, as an object."""
-        self.console.print(f"[bold red]error[/]\\[{error.id}]: ", end="")
-        self.console.print(error.message, highlight=False, markup=False, soft_wrap=True)
+        head = Text.assemble(("error", "bold red"), f"[{error.id}]: ")
+        self.console.print(head, end="", highlight=False)
+        self._line(error.message)
         if error.where:
-            self.console.print(f"   at: {error.where}", highlight=False, markup=False, soft_wrap=True)
-        self.console.print(f" hint: {error.hint}", highlight=False, markup=False, soft_wrap=True)
+            self._line(f"   at: {visible(error.where)}")
+        self._line(f" hint: {error.hint}")
         if self.json:
             with suppress(OSError):  # a stdout that takes nothing; stderr has told
-                sys.stdout.write(json.dumps({"error": error.to_dict()}, indent=2, ensure_ascii=False) + "\n")
+                self._out(self._json({"error": error.to_dict()}))
+
+    def _line(self, text: str) -> None:
+        self.console.print(_paragraph(text), highlight=False, markup=False, soft_wrap=True)
+
+    @staticmethod
+    def _json(value: object) -> str:
+        """JSON in whatever encoding stdout has."""
+        text = json_text(value)
+        return text if _takes(text) else json.dumps(value, indent=2)
+
+    @staticmethod
+    def _out(text: str) -> None:
+        sys.stdout.write(text + "\n")
+
+
+def _takes(text: str) -> bool:
+    """Whether stdout's encoding has every character of ``text``."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -102,7 +102,7 @@ def _print(
         lines.append(
             f"  {len(delivered.missing)} of {total} files are missing: {', '.join(delivered.missing)}"
         )
-    context.terminal.data(value, "\n".join(lines))
+    context.terminal.data(value, lines)
     if delivered.complete:
         flag = "" if known else f" --recipes {folders[0] / RECIPES}"
         context.terminal.progress.note(

@@ -11,6 +11,7 @@ from envbuild.cli.files import check_target, replace_file
 from envbuild.cli.keys import key_option, trusted
 from envbuild.cli.verdict_table import verdict_table
 from envbuild.gate import read_signed
+from envbuild.smoke.fingerprint import fingerprint
 
 
 @click.command()
@@ -30,7 +31,9 @@ def command(context: Context, file: Path, html: Path | None, keys: tuple[Path, .
 
         replace_file(html, page(signed.verdict, signed.keys).encode())
     ids = [key.id for key in signed.keys]
-    lines = [verdict_table(signed.verdict), f"signed by: {', '.join(ids)}"]
+    suite = signed.verdict.suite
+    own = "" if suite == fingerprint() else " (not this envbuild's: `envbuild promote` takes it by --suite)"
+    lines = [*verdict_table(signed.verdict), f"suite: {suite}{own}", f"signed by: {', '.join(ids)}"]
     lines += [f"page: {html}"] if html else []
     context.terminal.data(
         {
@@ -39,5 +42,5 @@ def command(context: Context, file: Path, html: Path | None, keys: tuple[Path, .
             "keys": ids,
             "verdict": signed.verdict.to_dict(),
         },
-        "\n".join(lines),
+        lines,
     )

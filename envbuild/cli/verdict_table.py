@@ -7,8 +7,8 @@ from envbuild.gate.figures import key_number
 from envbuild.gate.report import CheckRecord
 
 
-def verdict_table(verdict: Verdict) -> str:
-    """The table. ``stdout`` is for data, so it is plain text without colours."""
+def verdict_table(verdict: Verdict) -> list[str]:
+    """The table's lines. ``stdout`` is for data, so it is plain text without colours."""
     subject = verdict.subject
     head = f"{subject.ref}  {subject.manifest}" if subject else f"{verdict.host.executable}  (about no image)"
     rows = [("CHECK", "RESULT", "SECONDS", "FIGURE"), *(_row(check) for check in verdict.checks)]
@@ -22,7 +22,7 @@ def verdict_table(verdict: Verdict) -> str:
     for record in verdict.checks:
         if record.status == "failed":
             lines += ["", *_failure(record)]
-    return "\n".join([*lines, "", f"{verdict.result}: {verdict.why}"])
+    return [*lines, "", f"{verdict.result}: {verdict.why}"]
 
 
 def _row(check: CheckRecord) -> tuple[str, str, str, str]:
@@ -39,7 +39,8 @@ def _machine(verdict: Verdict) -> str:
 
 def _failure(check: CheckRecord) -> list[str]:
     details = (("expected", check.expected), ("seen", check.seen), ("hint", check.hint))
-    return [
-        f"{check.id}: {check.reason}",
-        *(f"  {name + ':':9} " + text.replace("\n", "\n" + " " * 12) for name, text in details if text),
-    ]
+    lines = [f"{check.id}: {check.reason}"]
+    for name, text in details:
+        first, *further = (text or "").split("\n")
+        lines += [f"  {name + ':':9} {first}", *(" " * 12 + line for line in further)] if text else []
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -48,7 +49,13 @@ def command(
         context = plainly(context, parse_image_name(name).repository)
     found = find(context, name)
     done = verify_image(
-        found.remote, found.image, found.proofs, trusted=believed, gate=judges, tag=found.name.tag
+        found.remote,
+        found.image,
+        found.proofs,
+        trusted=believed,
+        gate=judges,
+        tag=found.name.tag,
+        now=datetime.now(UTC),
     )
     bad = [finding for finding in done.findings if finding.status != "holds"]
     refusal = None
@@ -76,7 +83,7 @@ def command(
         value["error"] = refusal.to_dict()
     width = max(len(finding.question) for finding in done.findings)
     lines = [f"{_MARKS[f.status]} {f.question:<{width}}  {f.text}" for f in done.findings]
-    context.terminal.data(value, "\n".join([found.pinned, *lines]))
+    context.terminal.data(value, [found.pinned, *lines])
     if refusal is None:
         return int(Exit.DONE)
     Terminal(json=False, quiet=True).error(refusal)  # the one JSON document holds it already

@@ -33,7 +33,7 @@ def docker_gpus(environ: Mapping[str, str], root: Path = Path("/")) -> Finding:
     """Whether Docker can hand GPUs to containers: NVIDIA's hook does it. The other engines need none."""
     if not find_driver(root).gpus:
         return Finding(id="docker-gpus", state=State.GOOD, detail="not needed: no GPU here")
-    path = os.pathsep.join([environ.get("PATH", os.defpath), "/usr/bin", "/usr/local/bin"])
+    path = os.pathsep.join([environ.get("PATH") or os.defpath, "/usr/bin", "/usr/local/bin"])
     if program := next((found for name in _TOOLKIT if (found := shutil.which(name, path=path))), None):
         return Finding(id="docker-gpus", state=State.GOOD, detail=program)
     return Finding(
@@ -112,7 +112,7 @@ def try_overlay(arguments: Mapping[str, object], _advance: Callable[[int], None]
 
 def inflate(environ: Mapping[str, str]) -> Finding:
     """Whether dockerd finds a fast inflater: it then unpacks an image up to twice as fast."""
-    path = os.pathsep.join([environ.get("PATH", os.defpath), "/usr/bin", "/usr/sbin"])
+    path = os.pathsep.join([environ.get("PATH") or os.defpath, "/usr/bin", "/usr/sbin"])
     found = next((name for name in _INFLATERS if shutil.which(name, path=path)), None)
     if found is not None:
         return Finding(id="inflate", state=State.GOOD, detail=f"Docker can inflate layers with {found}")

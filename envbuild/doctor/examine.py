@@ -30,6 +30,7 @@ def examine(store: Path, environ: Mapping[str, str], progress: Progress) -> Repo
         lambda: engines.inflate(environ),
         gpus.gpus,
         gpus.driver,
+        gpus.driver_files,
         machine.shared_memory,
         machine.locked_memory,
         lambda: machine.store(store),

@@ -11,6 +11,13 @@ from envbuild.engine.gpus import Driver, find_driver
 FLOORS = {"12": (525, 60, 13), "13": (580, 65, 6)}
 """The oldest driver for each major version of CUDA (NVIDIA's table of minor version compatibility, Linux x86-64)."""
 
+_WITHOUT = {
+    "libnvidia-ml.so.1": "no libnvidia-ml.so.1: nobody can ask the GPUs how they are",
+    "libnvidia-ptxjitcompiler.so.1": "no libnvidia-ptxjitcompiler.so.1: PTX is not compiled for newer GPUs",
+    "nvidia-smi": "no nvidia-smi",
+}
+"""What a driver's installation may lack though CUDA starts."""
+
 _QUERY = ("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
 _SECONDS = 30.0
 
@@ -72,6 +79,41 @@ def driver(root: Path = Path("/")) -> Finding:
         fix="install a newer driver: below the floor torch sees no GPU and only warns",
         facts=facts,
     )
+
+
+def driver_files(root: Path = Path("/")) -> Finding:
+    """What a container would get of the driver, and what of it the driver's own folder lacks."""
+    found = find_driver(root)
+    facts = {"libraries": sorted(found.libraries), "programs": sorted(found.programs)}
+    if "libcuda.so.1" not in found.libraries:
+        state = State.MISSING if found.gpus else State.GOOD
+        detail = "no libcuda.so.1 in the loader's cache or the driver's usual folders"
+        fix = "install the driver's libraries (Debian: libcuda1), or run ldconfig where they are installed"
+        if state is State.GOOD:
+            return Finding(id="driver-files", state=state, detail="not needed: no GPU here", facts=facts)
+        return Finding(id="driver-files", state=state, detail=detail, fix=fix, facts=facts)
+    lacking = [what for name, what in _WITHOUT.items() if name not in {*found.libraries, *found.programs}]
+    if found.unlinked is not None:
+        return Finding(
+            id="driver-files",
+            state=State.WARNING,
+            detail=f"{found.unlinked} has libcuda.so.1 but no libcuda.so, with which Triton links: oci and sandbox "
+            "make it in their containers, Docker without NVIDIA's toolkit and programs outside of a container lack it",
+            fix=f"sudo ln -s libcuda.so.1 {found.unlinked}/libcuda.so; or name a folder that has both in "
+            "TRITON_LIBCUDA_PATH",
+            facts=facts,
+        )
+    if lacking:
+        return Finding(
+            id="driver-files",
+            state=State.WARNING,
+            detail="; ".join(lacking),
+            fix="install the whole driver, its compute and utility parts",
+            facts=facts,
+        )
+    libraries = len(set(found.libraries.values()))
+    detail = f"{libraries} libraries with libcuda.so, and {', '.join(sorted(found.programs))}"
+    return Finding(id="driver-files", state=State.GOOD, detail=detail, facts=facts)
 
 
 def _cards(found: Driver) -> list[dict[str, object]]:

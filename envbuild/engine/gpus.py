@@ -1,6 +1,7 @@
-"""The NVIDIA driver of this machine: device nodes, libraries and nvidia-smi, as a container needs them.
+"""The NVIDIA driver of this machine: device nodes, libraries, programs, firmware, sockets, as a container needs them.
 
-Used where no NVIDIA container toolkit does it: by the bare OCI runtime and the sandbox.
+Used where no NVIDIA container toolkit does it: by the bare OCI runtime and the sandbox. docs/reference/engines.md
+compares it with the toolkit's own list. :mod:`.loader` makes the loader find the libraries.
 """
 
 from __future__ import annotations
@@ -13,19 +14,31 @@ from pathlib import Path
 
 from envbuild.engine.model import Gpus, Mount
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.native.objects import soname
 
 LIBRARY_FOLDER = "/usr/local/nvidia/lib64"
 """Where the driver's libraries lie in the container: a folder of their own, so that nothing else of the host leaks."""
 
 _COMMON_NODES = ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset")
 _NEEDED_NODES = ("nvidiactl", "nvidia-uvm")
-# The user-space half of the driver that CUDA, NVML and PTX compilation load.
+# The user-space half of the driver for the toolkit's capabilities `compute` and `utility`.
 _LIBRARIES = re.compile(
     r"lib(cuda|cudadebugger|nvidia-(ml|cfg|nscq|ptxjitcompiler|nvvm\d*|gpucomp|allocator|opencl|compiler|"
-    r"fatbinaryloader|pkcs11[a-z0-9-]*))\.so\.[0-9.]+"
+    r"fatbinaryloader|sandboxutils|tileiras|pkcs11[a-z0-9-]*))\.so\.[0-9.]+"
 )
+LINKS = {"libcuda.so": "libcuda.so.1"}
+"""Names without a version that a linker asks for (``-lcuda``: Triton does, at run time), and what they stand for."""
+
 _DRIVER_FOLDERS = ("usr/local/nvidia/lib64", "usr/local/nvidia/lib", "usr/lib64/nvidia", "usr/lib/nvidia")
-_PROGRAMS = ("usr/local/nvidia/bin/nvidia-smi", "usr/bin/nvidia-smi")
+_PROGRAMS = (
+    "nvidia-smi",
+    "nvidia-debugdump",
+    "nvidia-persistenced",
+    "nvidia-cuda-mps-control",
+    "nvidia-cuda-mps-server",
+)
+_PROGRAM_FOLDERS = ("usr/local/nvidia/bin", "usr/bin")
+_SOCKETS = ("run/nvidia-persistenced/socket", "run/nvidia-fabricmanager/socket", "tmp/nvidia-mps")
 _CACHE_LINE = re.compile(r"\s(\S+) \(libc6,x86-64[^)]*\) => (\S+)")
 
 
@@ -33,14 +46,24 @@ _CACHE_LINE = re.compile(r"\s(\S+) \(libc6,x86-64[^)]*\) => (\S+)")
 class Driver:
     """What was found. ``gpus`` are the device nodes of the GPUs, by number; ``version`` is None if unknown.
 
-    ``libraries`` maps a file name to the host's file; ``common`` are the nodes that every container needs.
+    ``libraries`` maps a file name in the container to the host's file, ``programs`` likewise; ``common`` are the nodes
+    that every container needs; ``firmware`` and ``sockets`` map a path in the container to the host's. ``unlinked`` is
+    the folder of this machine that has libcuda.so.1 where none has libcuda.so, which containers get all the same.
     """
 
     version: str | None
     gpus: tuple[str, ...]
     common: tuple[str, ...]
     libraries: Mapping[str, Path]
-    smi: Path | None
+    programs: Mapping[str, Path]
+    firmware: Mapping[str, Path]
+    sockets: Mapping[str, Path]
+    unlinked: Path | None = None
+
+    @property
+    def smi(self) -> Path | None:
+        """nvidia-smi, if it is there."""
+        return self.programs.get("nvidia-smi")
 
     def devices(self, gpus: Gpus) -> tuple[str, ...]:
         """The device nodes for that many GPUs. Errors (exit 7): ``no-gpus``, ``too-few-gpus``."""
@@ -68,14 +91,17 @@ class Driver:
         return (*self.common, *(self.gpus if gpus == "all" else self.gpus[:gpus]))
 
     def mounts(self) -> tuple[Mount, ...]:
-        """Libraries and nvidia-smi, read-only, at fixed places in the container."""
-        found = [
-            Mount(source=path, target=f"{LIBRARY_FOLDER}/{name}")
-            for name, path in sorted(self.libraries.items())
-        ]
-        if self.smi is not None:
-            found.append(Mount(source=self.smi, target="/usr/bin/nvidia-smi"))
-        return tuple(found)
+        """Everything but the nodes, at fixed places in the container; only the sockets can be written to."""
+        files = {f"{LIBRARY_FOLDER}/{name}": path for name, path in sorted(self.libraries.items())}
+        files |= {f"/usr/bin/{name}": path for name, path in sorted(self.programs.items())}
+        files |= dict(sorted(self.firmware.items()))
+        return (
+            *(Mount(source=path, target=target) for target, path in files.items()),
+            *(
+                Mount(source=path, target=target, read_only=False)
+                for target, path in sorted(self.sockets.items())
+            ),
+        )
 
 
 def with_libraries(env: Mapping[str, str]) -> dict[str, str]:
@@ -91,13 +117,17 @@ def find_driver(root: Path = Path("/")) -> Driver:
     numbers = sorted(int(name.removeprefix("nvidia")) for name in names if re.fullmatch(r"nvidia\d+", name))
     common = [f"/dev/{name}" for name in _COMMON_NODES if name in names]
     common += sorted(f"/dev/nvidia-caps/{path.name}" for path in dev.glob("nvidia-caps/*"))
-    smi = next((root / program for program in _PROGRAMS if (root / program).is_file()), None)
+    version = _version(root)
+    listed = _listed(root)
     return Driver(
-        version=_version(root),
+        version=version,
         gpus=tuple(f"/dev/nvidia{number}" for number in numbers),
         common=tuple(common),
-        libraries=_libraries(root),
-        smi=smi.resolve() if smi else None,
+        libraries=_libraries(listed, version),
+        programs=_programs(root),
+        firmware=_firmware(root, version),
+        sockets={f"/{path}": root / path for path in _SOCKETS if (root / path).exists()},
+        unlinked=_unlinked(listed),
     )
 
 
@@ -109,18 +139,52 @@ def _version(root: Path) -> str | None:
     return found[1] if found else None
 
 
-def _libraries(root: Path) -> dict[str, Path]:
-    """Each library under the name that it is loaded by and under its file's own (some are loaded by that)."""
-    found: dict[str, Path] = {}
-    listed = _cached(root) + [
+def _programs(root: Path) -> dict[str, Path]:
+    found = [root / folder / name for name in _PROGRAMS for folder in reversed(_PROGRAM_FOLDERS)]
+    return {path.name: path.resolve() for path in found if path.is_file()}
+
+
+def _firmware(root: Path, version: str | None) -> dict[str, Path]:
+    """The firmware of the GPUs' own processor, of the loaded driver's version."""
+    folder = f"lib/firmware/nvidia/{version}"
+    return {f"/{folder}/{path.name}": path.resolve() for path in sorted((root / folder).glob("gsp*.bin"))}
+
+
+def _listed(root: Path) -> list[Path]:
+    return _cached(root) + [
         path for folder in _DRIVER_FOLDERS for path in sorted((root / folder).glob("lib*.so.*"))
     ]
-    for path in listed:
-        if _LIBRARIES.fullmatch(path.name) and path.is_file():
-            real = path.resolve()
-            found.setdefault(path.name, real)
-            found.setdefault(real.name, real)
-    return found
+
+
+def _unlinked(listed: list[Path]) -> Path | None:
+    folders = [path.parent for path in listed if path.name == "libcuda.so.1" and path.is_file()]
+    return None if any((folder / "libcuda.so").exists() for folder in folders) else next(iter(folders), None)
+
+
+def _libraries(listed: list[Path], version: str | None) -> dict[str, Path]:
+    """Each library under the name that it is loaded by and under its file's own (some are loaded by that), then links.
+
+    One file of each library: that of the loaded driver, where there are several versions.
+    """
+    usable = [(path, path.resolve()) for path in listed if _LIBRARIES.fullmatch(path.name) and path.is_file()]
+    usable.sort(key=lambda pair: version is None or not pair[1].name.endswith(f".so.{version}"))
+    files: dict[str, Path] = {}
+    found: dict[str, Path] = {}
+    for path, real in usable:
+        if files.setdefault(path.name.partition(".so.")[0], real) == real:
+            found |= {path.name: real, real.name: real}
+    for real in files.values():
+        if list(found.values()).count(real) == 1 and (name := _soname(real)):
+            found[name] = real
+    return found | {link: found[name] for link, name in LINKS.items() if name in found}
+
+
+def _soname(path: Path) -> str | None:
+    """The name that the loader asks for, which an installer's ldconfig has made a link of; here it has not."""
+    try:
+        return soname(path.read_bytes())
+    except (OSError, ValueError):
+        return None
 
 
 def _cached(root: Path) -> list[Path]:

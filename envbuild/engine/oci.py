@@ -25,7 +25,7 @@ RUNTIMES = ("crun", "runc")
 
 def find_runtime(environ: Mapping[str, str]) -> Path:
     """The first runtime on PATH or in the folders of system programs. Error: ``no-oci-runtime`` (exit 7)."""
-    path = os.pathsep.join([environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    path = os.pathsep.join([environ.get("PATH") or os.defpath, "/usr/local/sbin", "/usr/sbin", "/sbin"])
     for name in RUNTIMES:
         if found := shutil.which(name, path=path):
             return Path(found).absolute()

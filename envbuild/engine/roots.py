@@ -13,7 +13,8 @@ from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_MEMLOCK, getrlimit, setrlimit
 from socket import gethostname
 
-from envbuild.engine.gpus import Driver, find_driver, with_libraries
+from envbuild.engine.gpus import find_driver, with_libraries
+from envbuild.engine.loader import loader_layer
 from envbuild.engine.model import ImageRef, Mount, RunCommand, not_loaded, process_argv, process_env
 from envbuild.engine.users import User, find_user
 from envbuild.errors import EnvbuildError, Exit
@@ -50,11 +51,13 @@ class Roots:
         store: where blobs, roots and names are.
         sandbox: who owns the files in the roots.
         jobs: how many layers are unpacked at once.
+        machine: below which the driver is looked for; tests have a stand-in.
     """
 
     store: Store
     sandbox: Sandbox
     jobs: int
+    machine: Path = Path("/")
 
     def has(self, image: ImageRef) -> bool:
         """Whether every layer is unpacked."""
@@ -96,15 +99,18 @@ class Roots:
         hostname = gethostname() if command.network else _HOSTNAME
         mounts = [*command.mounts, *(_network_files() if command.network else [_hosts(folder)])]
         devices: tuple[str, ...] = ()
+        for mount in command.mounts:
+            _check_mount(mount)
+        stack = tuple(dict.fromkeys(reversed(lowers)))[::-1]
         if command.gpus:
-            driver: Driver = find_driver()
+            driver = find_driver(self.machine)
             devices = driver.devices(command.gpus)
             mounts += driver.mounts()
             env = with_libraries(env)
-        for mount in command.mounts:
-            _check_mount(mount)
+            if layer := loader_layer(self.sandbox, stack, driver.mounts(), folder):
+                stack = (*stack, layer)
         return Prepared(
-            lowers=tuple(dict.fromkeys(reversed(lowers)))[::-1],
+            lowers=stack,
             argv=process_argv(image, command),
             env=env,
             cwd=command.workdir or image.text("WorkingDir") or "/",

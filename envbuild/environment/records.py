@@ -51,6 +51,8 @@ def write_records(lock: CondaLock, prefix: Path, compiled: Mapping[str, list[str
         channel = next(item for item in lock.channels if item.name == package.channel)
         record |= {"url": lock.url(package), "channel": f"{channel.url}{package.subdir}"}
         paths = record["paths_data"]["paths"]
+        for entry in paths:
+            _note_hash(entry)
         from_packages |= {entry["_path"] for entry in paths if entry["path_type"] in _FROM_PACKAGE}
         made = compiled.get(package.name, [])
         paths += [{"_path": name, "path_type": "pyc_file"} for name in made]
@@ -60,6 +62,17 @@ def write_records(lock: CondaLock, prefix: Path, compiled: Mapping[str, list[str
         )  # where two packages hold one path, py-rattler's order is that of its threads
         path.write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return from_packages
+
+
+def _note_hash(entry: dict[str, Any]) -> None:
+    """Note as conda does what a path has in the prefix, which ``conda doctor`` compares.
+
+    py-rattler notes the hash of a symbolic link's text, and none of a file that is as its package has it.
+    """
+    if entry["path_type"] == "softlink":
+        entry.pop("sha256_in_prefix", None)
+    elif entry["path_type"] == "hardlink" and "sha256" in entry:
+        entry.setdefault("sha256_in_prefix", entry["sha256"])
 
 
 def write_history(lock: CondaLock, prefix: Path) -> None:

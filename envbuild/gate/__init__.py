@@ -5,7 +5,7 @@ from __future__ import annotations
 from envbuild.gate.expect import expect
 from envbuild.gate.here import find_python, run_here
 from envbuild.gate.keys import PublicKey, SigningKey, keys_in, known_key, signing_key, trusted_keys
-from envbuild.gate.promote import compare, promote, require_image
+from envbuild.gate.promote import Terms, compare, promote, require_image
 from envbuild.gate.report import Report, parse_report
 from envbuild.gate.signed import SignedVerdict, read_signed, read_verdict, sign_verdict, write_verdict
 from envbuild.gate.suite import run_suite, stage, suite_command
@@ -17,6 +17,7 @@ __all__ = [
     "SignedVerdict",
     "SigningKey",
     "Subject",
+    "Terms",
     "Verdict",
     "compare",
     "expect",

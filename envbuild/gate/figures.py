@@ -46,9 +46,13 @@ class Steps:
 
 def number(value: object) -> float | None:
     """A finite number, or ``None``."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    try:
+        found = float(value)
+    except OverflowError:  # a whole number that no float holds
+        return None
+    return found if isfinite(found) else None
 
 
 def numbers(value: object) -> list[float]:

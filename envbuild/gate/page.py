@@ -12,6 +12,7 @@ from envbuild.gate.keys import PublicKey
 from envbuild.gate.plot import draw
 from envbuild.gate.report import CheckRecord
 from envbuild.gate.verdict import Verdict
+from envbuild.plain import visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 _BAR = 22.0
@@ -35,6 +36,7 @@ def page(verdict: Verdict, keys: Sequence[PublicKey]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_visible,
     )
     measured = bandwidth(verdict)
     return environment.get_template("verdict.html.j2").render(
@@ -57,6 +59,11 @@ def page(verdict: Verdict, keys: Sequence[PublicKey]) -> str:
         host=_host(verdict),
         packages=sorted(verdict.expected.packages.items()),
     )
+
+
+def _visible(value: object) -> object:
+    """Texts with what turns them around or hides in them written out; before they are escaped for HTML."""
+    return visible(value, lines=True) if type(value) is str else value
 
 
 _HEADINGS = {"passed": "Passed", "candidate": "Candidate", "failed": "Failed"}

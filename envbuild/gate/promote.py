@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate.fields import moment
 from envbuild.gate.verdict import Subject, Verdict, differences
 from envbuild.smoke.checks import applicable
+from envbuild.smoke.fingerprint import fingerprint
 from envbuild.smoke.model import Expectations
+
+SKEW = timedelta(minutes=5)
+"""How far the clock of the machine that made a verdict may be ahead of this one's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a verdict must say so that an image gets its tag.
+
+    Args:
+        expected: what recipe and lock say today. The number of GPUs that a container was given is no part of it.
+        lock: the digest of the lock's bytes.
+        suites: the hashes of the suites whose questions count; ``None``: those of any suite.
+        now: the time, with its zone.
+    """
+
+    expected: Expectations
+    lock: str
+    suites: frozenset[str] | None
+    now: datetime
 
 
 def compare(verdict: Verdict, image: Subject) -> list[str]:
@@ -50,21 +75,22 @@ def require_image(verdict: Verdict, ref: str) -> None:
         )
 
 
-def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
+def promote(verdict: Verdict, image: Subject, terms: Terms) -> str:
     """Decide whether ``image`` gets its tag. Changes nothing: the caller tags.
 
     Args:
         verdict: as read from its file.
         image: what is to get the tag.
-        expected: what recipe and lock say today. The number of GPUs that a container was given is no part of it.
+        terms: what the verdict must say.
 
     Returns:
         The name with its tag (``pytorch-cuda:v2.7``).
 
     Raises:
-        EnvbuildError: exit 6: another image, other expectations, not a pass, too few GPUs, or checks of this suite
-            that the verdict does not have, or it is about no image.
+        EnvbuildError: exit 6: another image, lock or suite, other expectations, a time to come, not a pass, too few
+            GPUs, a verdict of this envbuild's suite without some of its checks, or it is about no image.
     """
+    expected = terms.expected
     require_image(verdict, image.ref)
     different = compare(verdict, image)
     if different:
@@ -81,6 +107,7 @@ def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
             f"the verdict was made against other expectations than recipe and lock give: {', '.join(changed)}",
             image,
         )
+    _of_these(verdict, image, terms)
     if verdict.result != "passed":
         raise _refusal("verdict-not-a-pass", f"the verdict is {verdict.result!r}: {verdict.why}", image)
     if len(verdict.gpus) < expected.gpus_wanted:
@@ -89,6 +116,13 @@ def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
             f"the verdict saw {len(verdict.gpus)} GPUs; the recipe's gate wants {expected.gpus_wanted}",
             image,
         )
+    if verdict.suite == fingerprint():
+        _all_checks(verdict, image, expected)
+    return image.ref
+
+
+def _all_checks(verdict: Verdict, image: Subject, expected: Expectations) -> None:
+    """Refuse a verdict of this suite without some of its checks; what another one asks is its own matter."""
     passed = {check.id for check in verdict.checks if check.status == "passed"}
     missing = [check.id for check in applicable(expected) if check.id not in passed]
     if missing:
@@ -97,7 +131,34 @@ def promote(verdict: Verdict, image: Subject, *, expected: Expectations) -> str:
             f"the verdict has no pass of {', '.join(missing)}, which the suite asks",
             image,
         )
-    return image.ref
+
+
+def _of_these(verdict: Verdict, image: Subject, terms: Terms) -> None:
+    """Refuse a verdict of another lock, of a suite that nobody named, or from the future."""
+    if verdict.lock != terms.lock:
+        raise _refusal(
+            "verdict-of-another-lock",
+            f"the verdict was made with the lock {verdict.lock}; the lock here is {terms.lock}",
+            image,
+            hint=f"bring the same lock.json to both machines, or run `envbuild smoke {image.ref}` with the one here",
+        )
+    if terms.suites is not None and verdict.suite not in terms.suites:
+        known = " and ".join(sorted(terms.suites))
+        raise _refusal(
+            "verdict-of-another-suite",
+            f"the verdict was made by the suite {verdict.suite}; those that count here are {known}",
+            image,
+            hint=f"run `envbuild smoke {image.ref}` with this version of envbuild, or take the answers of that suite "
+            f"by `--suite {verdict.suite}`",
+        )
+    if moment(verdict.started) > terms.now + SKEW:
+        raise _refusal(
+            "verdict-from-the-future",
+            f"the verdict says that the suite started at {verdict.started}; here it is "
+            f"{terms.now.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}",
+            image,
+            hint=f"set the clocks of the two machines, then run `envbuild smoke {image.ref}` again",
+        )
 
 
 def _refusal(id: str, message: str, image: Subject, *, hint: str | None = None) -> EnvbuildError:

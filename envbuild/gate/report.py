@@ -7,6 +7,7 @@ from typing import Any, Literal, NoReturn
 import msgspec
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate.fields import CheckId, Count, Digest, Line, Name, Seconds, Time, moment
 from envbuild.smoke import FORMAT
 from envbuild.smoke.checks import applicable
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
@@ -17,11 +18,11 @@ Outcome = Literal["passed", "candidate", "failed"]
 class CheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One check's answer, as the suite wrote it. Times are in seconds."""
 
-    id: str
-    reason: str
+    id: CheckId
+    reason: Line
     status: Literal["passed", "failed", "not-run"]
-    timeout: float
-    seconds: float
+    timeout: Seconds
+    seconds: Seconds
     cause: Literal["answer", "crash", "timeout"] | None
     expected: str | None
     seen: str | None
@@ -34,12 +35,12 @@ class CheckRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One GPU as torch saw it. ``memory`` is in bytes; ``torch`` and ``operator`` say how their code reaches it."""
 
-    index: int
-    name: str
-    uuid: str
-    capability: tuple[int, int]
-    memory: int
-    processors: int
+    index: Count
+    name: Name
+    uuid: Name
+    capability: tuple[Count, Count]
+    memory: Count
+    processors: Count
     torch: Literal["machine code", "PTX"] | None
     operator: Literal["machine code", "PTX"] | None = None
 
@@ -47,32 +48,32 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The machine as the container saw it. ``memory`` and ``shm`` in bytes; ``gpus`` as the kernel shows them."""
 
-    kernel: str
-    machine: str
-    system: str | None
-    libc: str
-    python: str
-    executable: str
-    cpus: int
-    memory: int
-    shm: int | None
-    gpus: int
-    driver: str | None
+    kernel: Line
+    machine: Line
+    system: Line | None
+    libc: Line
+    python: Line
+    executable: Line
+    cpus: Count
+    memory: Count
+    shm: Count | None
+    gpus: Count
+    driver: Line | None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole report, format 1 (docs/reference/suite.md)."""
 
     format: int
-    suite: str
+    suite: Digest
     result: Outcome
-    why: str
-    started: str
-    seconds: float
+    why: Line
+    started: Time
+    seconds: Seconds
     expectations: dict[str, Any]
     host: Host
     gpus: tuple[Gpu, ...]
-    environment: dict[str, str]
+    environment: dict[Name, str]
     checks: tuple[CheckRecord, ...]
 
     @property
@@ -95,6 +96,7 @@ def parse_report(data: bytes, *, where: str) -> Report:
     try:
         report = msgspec.json.decode(data, type=Report)
         expectations = report.expected
+        moment(report.started)
     except (ValueError, BadExpectations) as error:
         refuse("bad-report", f"the suite's report cannot be read: {error}", where)
     if report.format != FORMAT:
@@ -106,11 +108,17 @@ def parse_report(data: bytes, *, where: str) -> Report:
 
 
 def contradiction(
-    result: Outcome, checks: tuple[CheckRecord, ...], gpus: int, expectations: Expectations
+    result: Outcome,
+    checks: tuple[CheckRecord, ...],
+    gpus: int,
+    expectations: Expectations,
+    *,
+    earlier: bool = False,
 ) -> str | None:
     """Why a result does not follow from its checks, or ``None`` when it does.
 
-    Only one thing is a pass: every check that the expectations call for ran once, passed, and the GPUs suffice.
+    Only one thing is a pass: every check that the expectations call for ran once, passed, and the GPUs suffice. What an
+    ``earlier`` suite asked is what it has answers to; promoting takes its verdict only where the suite is named.
     """
     failed = sorted(check.id for check in checks if check.status == "failed")
     if failed and result != "failed":
@@ -119,9 +127,9 @@ def contradiction(
         return "no check failed"
     if result != "passed":
         return None
-    wanted = sorted(check.id for check in applicable(expectations))
+    wanted = sorted({check.id for check in (checks if earlier else applicable(expectations))})
     seen = sorted(check.id for check in checks if check.status == "passed")
-    if seen != wanted:
+    if seen != wanted or not seen:
         return _difference(seen, wanted)
     if gpus < expectations.gpus_wanted:
         return f"it saw {gpus} GPUs where {expectations.gpus_wanted} are wanted"
@@ -133,7 +141,9 @@ def _difference(seen: list[str], wanted: list[str]) -> str:
     further = [name for name in seen if name not in wanted]
     if missing:
         return f"these checks have no pass: {', '.join(missing)}"
-    return f"nobody asked for {', '.join(further)}" if further else "it has checks twice"
+    if further:
+        return f"nobody asked for {', '.join(further)}"
+    return "it has checks twice" if seen else "no check ran"
 
 
 def refuse(id: str, message: str, where: str) -> NoReturn:

@@ -14,6 +14,7 @@ from envbuild.gate.keys import PublicKey, SigningKey
 from envbuild.gate.statement import parse_statement, statement_bytes
 from envbuild.gate.verdict import Verdict
 from envbuild.oci.disk import unless_full
+from envbuild.readback import readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,16 +65,19 @@ def read_verdict(path: Path, *, trusted: Sequence[PublicKey]) -> Verdict:
     return read_signed(path, trusted=trusted).verdict
 
 
-def write_verdict(path: Path, data: bytes) -> None:
+def write_verdict(path: Path, data: bytes, *, key: PublicKey) -> None:
     """Write a verdict's file; it is complete or not there. A device or pipe is written to, never replaced.
 
     Args:
         path: its folder is made if need be.
         data: what :func:`sign_verdict` gave.
+        key: one of those that signed it.
 
     Raises:
-        EnvbuildError: exit 2 when it cannot be written, 7 when the disk is full.
+        EnvbuildError: exit 2 when it cannot be written, 7 when the disk is full; 6 when it could not be read again.
     """
+    where = str(path)
+    readable(lambda: data, lambda content: parse_signed(content, trusted=[key], where=where), where=where)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         if path.exists() and not path.is_file():

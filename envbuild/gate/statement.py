@@ -124,7 +124,11 @@ def parse_statement(payload: bytes, *, where: str) -> Verdict:
     if not isinstance(predicate, dict) or OWN not in predicate:
         refuse("bad-verdict", "the test result is not one of envbuild's: it holds no verdict", where)
     verdict = convert_verdict(predicate[OWN], where=where)
-    if msgspec.json.decode(statement_bytes(verdict)) != value:
+    try:
+        same = msgspec.json.decode(statement_bytes(verdict)) == value
+    except (OverflowError, RecursionError, ValueError) as error:
+        refuse("bad-verdict", f"the verdict holds what cannot be written again: {error}", where)
+    if not same:
         refuse(
             "verdict-contradicts-itself",
             "the statement says something else than the verdict in it",

@@ -6,8 +6,10 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from envbuild.gate.fields import Digest, ImageRef, Line, Name, Seconds, Time, moment
 from envbuild.gate.report import CheckRecord, Gpu, Host, Outcome, Report, contradiction, refuse
 from envbuild.oci.image import Image
+from envbuild.plain import visible
 from envbuild.smoke.fingerprint import fingerprint
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
 
@@ -19,10 +21,10 @@ FORMAT: Final = 2
 class Subject(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the verdict is about: an engine that loaded the image knows only config and diff_ids."""
 
-    ref: str
-    manifest: str
-    config: str
-    diff_ids: tuple[str, ...]
+    ref: ImageRef
+    manifest: Digest
+    config: Digest
+    diff_ids: tuple[Digest, ...]
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -38,16 +40,16 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     format: Literal[2]
     subject: Subject | None
     result: Outcome
-    why: str
-    suite: str
-    engine: str
-    lock: str | None
-    driver: str | None
+    why: Line
+    suite: Digest
+    engine: Line
+    lock: Digest | None
+    driver: Line | None
     gpus: tuple[Gpu, ...]
     host: Host
-    environment: dict[str, str]
-    started: str
-    seconds: float
+    environment: dict[Name, str]
+    started: Time
+    seconds: Seconds
     expectations: dict[str, Any]
     checks: tuple[CheckRecord, ...]
 
@@ -108,7 +110,7 @@ def make_verdict(
         result=report.result,
         why=report.why,
         suite=report.suite,
-        engine=engine,
+        engine=visible(engine),
         lock=lock,
         driver=report.host.driver,
         gpus=report.gpus,
@@ -137,9 +139,16 @@ def convert_verdict(value: object, *, where: str) -> Verdict:
     try:
         verdict = msgspec.convert(value, type=Verdict)
         expectations = verdict.expected
-    except (msgspec.ValidationError, BadExpectations) as error:
+        moment(verdict.started)
+    except (ValueError, BadExpectations) as error:  # msgspec's own is a ValueError
         refuse("bad-verdict", f"this is no verdict that envbuild can read: {error}", where)
-    problem = contradiction(verdict.result, verdict.checks, len(verdict.gpus), expectations)
+    problem = contradiction(
+        verdict.result,
+        verdict.checks,
+        len(verdict.gpus),
+        expectations,
+        earlier=verdict.suite != fingerprint(),
+    )
     if problem:
         refuse("verdict-contradicts-itself", f"the verdict says {verdict.result!r}, but {problem}", where)
     return verdict

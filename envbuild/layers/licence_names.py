@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
+from envbuild.plain import is_plain
+
 _NAMES = {
     "academic free license (afl)": "AFL-3.0",
     "all-permissive": "FSFAP",
@@ -181,7 +183,12 @@ def _has_choice(text: str) -> bool:
     return " OR " in re.sub(r"\([^()]*\)", "", text)
 
 
+def one_line(text: str) -> str:
+    """A text of a package's own as one line, without characters that are obeyed or not seen."""
+    return " ".join("".join(char if is_plain(char) else " " for char in text).split())
+
+
 def short_text(text: str) -> str | None:
     """A licence that has no SPDX id, as one line; ``None`` for a long text or no name at all."""
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if line and len(line) <= _SHORT and line.upper() not in {"UNKNOWN", "NONE"} else None

@@ -18,7 +18,7 @@ import zstandard
 
 from envbuild.layers.debian_copyright import copyright_expression
 from envbuild.layers.debs import damaged, data_tar
-from envbuild.layers.licence_names import all_of, short_text, spdx_expression, spdx_id
+from envbuild.layers.licence_names import all_of, one_line, short_text, spdx_expression, spdx_id
 from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
@@ -71,9 +71,10 @@ def licences_of(
     found: dict[str, str] = {}
     unread = []
     for sha256, item in wanted.items():
-        record = store.record("licence", _key(sha256))
-        if record is not None:
-            found[sha256] = str(record["licence"])
+        record = store.record("licence", _key(sha256)) or {}
+        known = one_line(str(record.get("licence") or ""))
+        if known:
+            found[sha256] = known
         elif store.has(sha256, item.size):
             unread.append(item)
     if not unread:
@@ -101,8 +102,8 @@ def metadata_licence(metadata: Message) -> str | None:
     """
     expression = metadata["License-Expression"]
     if expression is not None:
-        return spdx_expression(expression) or short_text(expression)
-    free = metadata["License"] or ""
+        return spdx_expression(str(expression)) or short_text(str(expression))
+    free = str(metadata["License"] or "")
     first = free.strip().splitlines()[0] if free.strip() else ""
     known = spdx_id(first) or spdx_expression(first)
     if known:

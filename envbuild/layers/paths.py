@@ -10,15 +10,36 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from envbuild.errors import EnvbuildError
+from envbuild.layers.files import venv_entries
 from envbuild.layers.format import PYTHON, SITE, VENV
 from envbuild.layers.refusal import damaged, invalid
 
-RESERVED = frozenset(
-    f"{VENV}/{name}" for name in ("pyvenv.cfg", "bin/python", "bin/python3", f"bin/{PYTHON}")
+_FRAME = venv_entries("3.11")
+_ACTIVATION = ("activate", "activate.csh", "activate.fish", "activate.ps1")
+_RESERVED = frozenset(
+    [entry.path.casefold() for entry in _FRAME if entry.kind != "dir"]
+    + [f"{VENV}/bin/{name}" for name in _ACTIVATION]
 )
-"""Files of the virtual environment itself, which no wheel may replace."""
+"""Files and links of the virtual environment itself, case-folded: no wheel may replace one or lie below it."""
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_FOLDERS = frozenset(
+    folder
+    for entry in _FRAME
+    for parts in (entry.path.split("/"),)
+    for folder in ("/".join(parts[:count]) for count in range(1, len(parts) + (entry.kind == "dir")))
+)
+"""The folders of the virtual environment itself: no wheel may have a file of such a name."""
+
+INSTALLERS_OWN = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "RECORD.jws", "RECORD.p7s")
+"""What only an installer writes into a ``.dist-info`` folder."""
+
+_OWN = frozenset(name.casefold() for name in INSTALLERS_OWN)
+_DEPTH = SITE.count("/") + 1
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, line separators, and what turns the direction of text around."""
+
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -44,30 +65,67 @@ def check_name(wheel: str, name: str) -> None:
 
 
 def check_tree(wheel: str, names: Iterable[str]) -> None:
-    """Refuse duplicates, names that differ by case or normalisation only, and a file used as a directory.
+    """Refuse duplicates, names that differ by Unicode's normalisation only, and a file used as a directory.
+
+    Names that differ by case are two files on Linux.
 
     Args:
         names: every name; a directory ends with ``/``.
     """
-    folded: dict[str, str] = {}
+    forms: dict[str, str] = {}
+    folders: dict[str, str] = {}
     parents: set[str] = set()
     for name in names:
-        other = folded.setdefault(_folded(name), name)
+        other = forms.setdefault(normal(name), name)
         if other is not name:
             if other == name:
                 raise damaged(wheel, "wheel-duplicate", f"entry {name!r} is there twice")
-            raise damaged(wheel, "wheel-case-clash", f"entries {other!r} and {name!r} differ by case only")
+            raise _twins(wheel, other, name)
         parent = name.removesuffix("/").rpartition("/")[0]
         while parent and parent not in parents:
             parents.add(parent)
+            if folders.setdefault(normal(parent), parent) != parent:
+                raise _twins(wheel, folders[normal(parent)], parent)
             parent = parent.rpartition("/")[0]
     for parent in sorted(parents):
-        if folded.get(_folded(parent)) == parent:
+        if normal(parent) in forms:
             raise damaged(wheel, "wheel-file-as-directory", f"entry {parent!r} is a file and a directory")
 
 
-def _folded(name: str) -> str:
-    return (name if name.isascii() else unicodedata.normalize("NFC", name)).casefold()
+def _twins(wheel: str, one: str, other: str) -> EnvbuildError:
+    text = f"{one!a} and {other!a} are one name in two Unicode forms"
+    return damaged(wheel, "wheel-name-twins", text)
+
+
+def normal(name: str) -> str:
+    """The name in Unicode's composed form: two names that look alike have one."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def check_place(wheel: str, path: str, what: str) -> None:
+    """Refuse a file that would stand where the environment has its own, in any case, or below such a file.
+
+    Args:
+        wheel: for messages.
+        path: where the file goes, below ``/``.
+        what: how to call it: ``entry 'demo/a.py'``.
+    """
+    folded = normal(path).casefold()
+    ways = folded.split("/")
+    taken = (
+        folded in _FOLDERS
+        or any("/".join(ways[:count]) in _RESERVED for count in range(1, len(ways) + 1))
+        or ways[-1] == "__pycache__"
+        or _is_installers(ways)
+    )
+    if taken:
+        raise damaged(wheel, "wheel-reserved-path", f"{what} would replace a part of the environment")
+
+
+def _is_installers(ways: list[str]) -> bool:
+    """Whether only an installer writes a path of these parts (folded). Vendored ``.dist-info`` folders lie deeper."""
+    inner = ways[_DEPTH:] if "/".join(ways[:_DEPTH]) == SITE else []
+    return len(inner) > 1 and inner[0].endswith(".dist-info") and inner[1] in _OWN
 
 
 def target(wheel: str, name: str, *, data_dir: str, distribution: str) -> str:
@@ -80,6 +138,7 @@ def target(wheel: str, name: str, *, data_dir: str, distribution: str) -> str:
         distribution: the project's name, which the headers' folder has.
     """
     if not name.startswith(data_dir + "/"):
+        check_place(wheel, f"{SITE}/{name}", f"entry {name!r}")
         return f"{SITE}/{name}"
     scheme, _, rest = name[len(data_dir) + 1 :].partition("/")
     folders = {
@@ -94,6 +153,5 @@ def target(wheel: str, name: str, *, data_dir: str, distribution: str) -> str:
             wheel, "wheel-data-scheme", f"entry {name!r} lies in no known scheme of the .data folder"
         )
     path = f"{folders[scheme]}/{rest}"
-    if path in RESERVED or f"{path}/".startswith(f"{VENV}/lib64/"):
-        raise damaged(wheel, "wheel-reserved-path", f"entry {name!r} would replace a part of the environment")
+    check_place(wheel, path, f"entry {name!r}")
     return path

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import FORMAT
 from envbuild.layers.members import Encoder, File, Folder, Splice, gathered
+from envbuild.layers.paths import normal
 from envbuild.layers.plainside import PlainSide, Worker
 from envbuild.layers.wheel import WheelPlan, WrittenFile
 from envbuild.oci import digest as digests
@@ -113,32 +114,45 @@ def wheel_layer_key(plans: Sequence[WheelPlan]) -> str:
 def check_conflicts(plans: Sequence[WheelPlan]) -> None:
     """Refuse two wheels that bring different files under one path, in one layer or in two.
 
+    So are two paths that are one name in two Unicode forms. What the environment itself has is refused when a wheel
+    is planned.
+
     The same file (content and mode) may come with several wheels: in one layer it is written once, and each
     layer that brings it has its own copy, so that a layer depends on its own wheels only.
 
     Raises:
         EnvbuildError: ``wheel-conflict``, exit 3, naming both wheels and the path.
     """
-    files: dict[str, tuple[tuple[int, str, int], str]] = {}
-    folders: dict[str, str] = {}
+    files: dict[str, tuple[str, tuple[int, str, int], str]] = {}
+    folders: dict[str, tuple[str, str]] = {}
     for plan in _ordered(plans):
         for file in plan.files:
             identity = (file.size, file.hash, file.mode)
-            seen, owner = files.setdefault(file.path, (identity, plan.file))
+            path, seen, owner = files.setdefault(normal(file.path), (file.path, identity, plan.file))
+            if path != file.path:
+                raise _conflict(path, owner, plan.file, twin=file.path)
             if seen != identity:
-                raise _conflict(file.path, owner, plan.file)
+                raise _conflict(path, owner, plan.file)
             for folder in _parents(file.path):
-                if folder in folders:
-                    break
-                folders[folder] = plan.file
-    for path in sorted(files.keys() & folders.keys()):
-        raise _conflict(path, files[path][1], folders[path])
+                known = folders.get(normal(folder))
+                if known is None:
+                    folders[normal(folder)] = (folder, plan.file)
+                    continue
+                if known[0] != folder:
+                    raise _conflict(known[0], known[1], plan.file, twin=folder)
+                break
+    for form in sorted(files.keys() & folders.keys()):
+        raise _conflict(files[form][0], files[form][2], folders[form][1])
 
 
-def _conflict(path: str, one: str, other: str) -> EnvbuildError:
+def _conflict(path: str, one: str, other: str, *, twin: str | None = None) -> EnvbuildError:
+    """``twin`` is the same name in another Unicode form."""
+    told = f"different files as /{path}"
+    if twin is not None:
+        told = f"one name in two Unicode forms: {'/' + path!a} and {'/' + twin!a}"
     return EnvbuildError(
         "wheel-conflict",
-        f"{one} and {other} bring different files as /{path}",
+        f"{one} and {other} bring {told}",
         hint="pin versions of the two packages that go together and run `envbuild lock REF`",
         exit=Exit.INPUT,
         where=other,

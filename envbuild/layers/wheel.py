@@ -17,7 +17,7 @@ from packaging.version import InvalidVersion, Version
 
 from envbuild.layers.format import SITE, VENV
 from envbuild.layers.inflate import Inflater, chunks, read_entry
-from envbuild.layers.paths import RESERVED, check_name, check_tree, target
+from envbuild.layers.paths import INSTALLERS_OWN, check_name, check_place, check_tree, target
 from envbuild.layers.record import hash_of, hex_of, launchers, parse_record, with_shebang, write_record
 from envbuild.layers.refusal import damaged, invalid
 from envbuild.layers.zip import ZipEntry, ZipReader
@@ -27,7 +27,6 @@ _GLIBC_MINOR = 36
 
 _SMALL = 64 << 20
 _SIGNATURES = ("RECORD.jws", "RECORD.p7s")
-_INSTALLERS_OWN = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json", *_SIGNATURES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,9 +174,7 @@ class _Planner:
             for name, content in sorted(launchers(self._file, self._read(entry_points)).items()):
                 path = f"{VENV}/bin/{name}"
                 check_name(self._file, name)
-                if path in RESERVED:
-                    text = f"the command {name!r} would replace the environment's interpreter"
-                    raise damaged(self._file, "wheel-reserved-path", text)
+                check_place(self._file, path, f"the command {name!r}")
                 files.append(_written(path, content, mode=0o755))
         files.append(_written(f"{SITE}/{self._dist_info}/INSTALLER", b"envbuild\n"))
         record = f"{SITE}/{self._dist_info}/RECORD"
@@ -189,7 +186,7 @@ class _Planner:
         """Byte code that a wheel brings, and what only an installer may write, stay out."""
         folder, _, base = name.rpartition("/")
         return "__pycache__" not in folder.split("/") and not (
-            folder == self._dist_info and base in _INSTALLERS_OWN
+            folder == self._dist_info and base in INSTALLERS_OWN
         )
 
     def _read(self, name: str, *, recorded: bool = True) -> bytes:

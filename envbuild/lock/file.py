@@ -13,6 +13,7 @@ from envbuild.lock.model import FORMAT, Artifact, Lock
 from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
 from envbuild.oci.digest import is_digest
 from envbuild.oci.layer import Layer
+from envbuild.recipe.load import is_ref
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -22,6 +23,8 @@ _INDEX = {
     "sdist": re.compile(r"python"),
     "deb": re.compile(r"debian/[a-z-]+/[a-z-]+"),
 }
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~!_-]*")
 _LICENCE = re.compile(r"[^\x00-\x1f\x7f]+")
 _FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
 
@@ -96,6 +99,9 @@ def _problem(lock: Lock) -> str | None:
 
 
 def _problems(lock: Lock) -> Iterator[str]:
+    if not is_ref(lock.ref):
+        yield f"$.ref is {json.dumps(str(lock.ref))}, which is no reference to a recipe (NAME:TAG)"
+    yield from _text_problems(lock.recipe, "$.recipe")
     if not _DATE.fullmatch(lock.resolved):
         yield f"$.resolved is {json.dumps(lock.resolved)}, but must be YYYY-MM-DD"
     if not _TIME.fullmatch(lock.created):
@@ -115,9 +121,24 @@ def _problems(lock: Lock) -> Iterator[str]:
         yield from _layer_problems(lock.image.layers)
 
 
+def _text_problems(value: object, where: str) -> Iterator[str]:
+    """What is no line of text among the texts of a recipe."""
+    if isinstance(value, str) and not value.isprintable():
+        yield f"{where} is {json.dumps(value[:80])}, but must be one line of text"
+    elif isinstance(value, dict):
+        for key, member in value.items():
+            yield from _text_problems(key, f"a key of {where}")
+            yield from _text_problems(member, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, member in enumerate(value):
+            yield from _text_problems(member, f"{where}[{position}]")
+
+
 def _layer_problems(layers: Iterable[Layer]) -> Iterator[str]:
     for position, layer in enumerate(layers):
         where = f"$.image.layers[{position}]"
+        if not layer.name.isprintable() or not all(_NAME.fullmatch(name) for name in layer.artifacts):
+            yield f"{where} has a name that is none: {json.dumps([layer.name, *layer.artifacts])[:120]}"
         if not is_digest(layer.digest) or not is_digest(layer.diff_id):
             yield f"{where} has a digest that is not a sha256 digest"
         if layer.size <= 0:
@@ -150,6 +171,8 @@ def artifact_problems(artifact: Artifact) -> Iterator[str]:
         yield f"size is {artifact.size}, but must be positive"
     if not artifact.name or not artifact.version:
         yield "name and version must not be empty"
+    elif not _NAME.fullmatch(artifact.name) or not _VERSION.fullmatch(artifact.version):
+        yield f"name and version are {json.dumps([artifact.name, artifact.version])}, which no package has"
     if not _FILE.fullmatch(artifact.file):
         yield f"file is {json.dumps(artifact.file)}, which is not a plain relative path"
     if artifact.kind != "deb" and "/" in artifact.file:

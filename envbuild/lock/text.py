@@ -51,7 +51,7 @@ def decode(
     if isinstance(number, int) and number > newest:
         raise lock_error(
             "lock-too-new", f"the lock has format {number}, this envbuild knows up to {newest}", path,
-            hint="Update envbuild: `pip install --upgrade envbuild`.",
+            hint="Update envbuild: `git pull` and `pip install .` in its clone.",
         )  # fmt: skip
     if number != newest:
         raise lock_error("lock-wrong", f"$.format is {json.dumps(number)}, but must be {newest}", path)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr
-_DYNAMIC, _DT_NEEDED = 6, 1
+_DYNAMIC, _DT_NEEDED, _DT_SONAME = 6, 1, 14
 _FATBIN = struct.Struct("<IHHQ")  # magic, version, size of this header, size of what follows
 _FATBIN_MAGIC = 0xBA55ED50
 _CODE = struct.Struct("<HHIQ12xI")  # kind, version, size of this header, size of the code, …, architecture
@@ -40,6 +40,20 @@ def needed(elf: bytes) -> tuple[str, ...]:
     Raises:
         ValueError: it is not one.
     """
+    return tuple(_dynamic(elf, _DT_NEEDED))
+
+
+def soname(elf: bytes) -> str | None:
+    """The DT_SONAME of a 64-bit little-endian ELF object: the name that the loader knows it by.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    return next(iter(_dynamic(elf, _DT_SONAME)), None)
+
+
+def _dynamic(elf: bytes, wanted: int) -> list[str]:
+    """The strings that entries of one kind in the dynamic section name."""
     sections = _sections(elf)
     names: list[str] = []
     for section in sections:
@@ -48,9 +62,9 @@ def needed(elf: bytes) -> tuple[str, ...]:
                 raise ValueError("its dynamic section is damaged")
             strings = sections[section.link].data
             for tag, value in struct.iter_unpack("<QQ", section.data):
-                if tag == _DT_NEEDED:
+                if tag == wanted:
                     names.append(_string(strings, value))
-    return tuple(names)
+    return names
 
 
 def gpu_code(elf: bytes) -> GpuCode:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ import msgspec
 from envbuild.errors import EnvbuildError
 from envbuild.gate.expect import expect
 from envbuild.gate.keys import PublicKey
-from envbuild.gate.promote import promote
+from envbuild.gate.promote import Terms, promote
 from envbuild.gate.signed import SignedVerdict
 from envbuild.gate.verdict import subject_of
 from envbuild.image.locked import image_of
@@ -29,6 +30,7 @@ from envbuild.publish.remote_image import RemoteImage
 from envbuild.publish.sbom import sbom
 from envbuild.publish.statements import PREDICATE as SBOM
 from envbuild.registry.remote import Remote
+from envbuild.smoke.fingerprint import fingerprint
 
 Status = Literal["holds", "fails", "missing"]
 _LOOKUPS = 8
@@ -71,6 +73,7 @@ def verify_image(
     trusted: Sequence[PublicKey],
     gate: Sequence[PublicKey],
     tag: str | None,
+    now: datetime,
 ) -> Verification:
     """Ask everything that can be asked of an image without fetching its layers.
 
@@ -81,6 +84,7 @@ def verify_image(
         trusted: the keys that are believed.
         gate: the keys that alone are believed of a verdict; none: as ``trusted``.
         tag: the tag that it was named by, if any: a tag without ``-candidate`` promises a passing verdict.
+        now: the time, with its zone: no verdict is from the future.
 
     Raises:
         EnvbuildError: exit 4, the registry fails.
@@ -96,7 +100,7 @@ def verify_image(
         findings.append(_tag(lock, tag))
     bill, about_bill = _sbom(image, proofs, lock, trusted)
     origin, about_origin = _provenance(image, proofs, lock, trusted)
-    verdict, about_verdict = _verdict(image, proofs, lock, gate or trusted, tag)
+    verdict, about_verdict = _verdict(image, proofs, lock, gate or trusted, tag, now)
     findings += [about_bill, about_origin, about_verdict]
     signers = [*bill, *origin, *(verdict.keys if verdict else ())]
     return Verification(
@@ -140,7 +144,7 @@ def _lock(image: RemoteImage, proofs: Sequence[Proof]) -> tuple[Lock | None, Fin
             lock = parse_lock(proof.data, Path(str(proof.referrer)))
             made_of = image_of(lock)
         except EnvbuildError as error:
-            problems.append(error.message)
+            problems.append(_flat(error))
             continue
         if made_of is not None and made_of.digest == image.digest:
             text = f"{lock.ref}: its {len(lock.debian)} Debian and {len(lock.python)} Python packages give this image"
@@ -207,12 +211,13 @@ def _verdict(
     lock: Lock | None,
     trusted: Sequence[PublicKey],
     tag: str | None,
+    now: datetime,
 ) -> tuple[SignedVerdict | None, Finding]:
     """The newest verdict by a trusted key is about this image, passed, and asked what the lock's recipe demands."""
     verdicts, refused = signed_verdicts(proofs, trusted, where="the attached verdict")
     if not verdicts:
         promised = tag is not None and not tag.endswith("-candidate")
-        text = "; ".join(dict.fromkeys(error.message for error in refused)) or (
+        text = "; ".join(dict.fromkeys(_flat(error) for error in refused)) or (
             f"none is attached, and the tag {tag} promises one"
             if promised
             else "none is attached: a candidate"
@@ -228,9 +233,10 @@ def _verdict(
     assert isinstance(made_of, Image)  # _lock gives no other
     try:
         expected = expect(asked_recipe(lock, image.digest), lock)
-        promote(verdict, subject_of(str(lock.ref), made_of), expected=expected)
+        terms = Terms(expected=expected, lock=of_bytes(lock_bytes(lock)), suites=None, now=now)
+        promote(verdict, subject_of(str(lock.ref), made_of), terms)
     except EnvbuildError as error:
-        return newest, Finding(question="verdict", status="fails", text=error.message)
+        return newest, Finding(question="verdict", status="fails", text=_flat(error))
     counts: dict[str, int] = {}
     for gpu in verdict.gpus:
         counts[gpu.name] = counts.get(gpu.name, 0) + 1
@@ -239,6 +245,8 @@ def _verdict(
         f"passed {len(verdict.checks)} checks on {gpus}, driver {verdict.driver}, {verdict.started}; "
         f"signed by {_names(newest.keys)}"
     )
+    if verdict.suite != fingerprint():
+        text += f"; note: by the suite {verdict.suite}, which is not this envbuild's"
     return newest, Finding(question="verdict", status="holds", text=text)
 
 
@@ -251,12 +259,17 @@ def _believed(
         try:
             believed = believe(proof, trusted, predicate)
         except EnvbuildError as error:
-            why = error.message
+            why = _flat(error)
             continue
         if believed.is_about(digest):
             return believed, ""
         why = "what is signed is about another image"
     return None, why
+
+
+def _flat(error: EnvbuildError) -> str:
+    """Its message on one line."""
+    return "; ".join(error.message.split("\n"))
 
 
 def _status(proofs: Sequence[Proof], predicate: str) -> Status:

@@ -57,6 +57,11 @@ def parse_ref(text: str) -> Ref:
     return Ref(name=name, tag=tag)
 
 
+def is_ref(ref: Ref) -> bool:
+    """Whether a reference that was read from somewhere is one that :func:`parse_ref` gives."""
+    return bool(_NAME.fullmatch(ref.name) and _TAG.fullmatch(ref.tag)) and not ref.tag.endswith(_CANDIDATE)
+
+
 def find_ref(text: str, folders: Sequence[Path]) -> Ref:
     """``name:tag``, or ``name`` alone where there is exactly one tag of it.
 

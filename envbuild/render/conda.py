@@ -57,7 +57,7 @@ def conda_export(recipe: Recipe, conda: CondaLock, form: str) -> str:
 
     Raises:
         EnvbuildError: exit 3: the recipe makes no environment, its environment has no DeepSpeed, or the channel gives
-            a package no md5, which conda-lock asks for. Exit 2: conda-lock is wanted and not installed.
+            a package no md5, which conda-lock asks for.
     """
     if not recipe.makes_environment:
         raise EnvbuildError(
@@ -147,6 +147,7 @@ def _head(recipe: Recipe, conda: CondaLock, form: str) -> dict[str, object]:
         "checked": rendered,
         "file": FILES,
         "deepspeed": FILES["deepspeed"] if conda.pip else None,
+        "from_pip": " and ".join(item.name for item in conda.pip).replace("deepspeed", "DeepSpeed"),
         "platform": conda.platform,
         "solved_for": ", ".join(
             f"{name} {text.replace('=', ' ')}" for name, text in sorted(conda.virtual.items())

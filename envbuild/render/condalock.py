@@ -1,24 +1,21 @@
-"""conda-lock.yml, written with conda-lock's own models (the extra ``conda``)."""
+"""conda-lock.yml in conda-lock's format, version 1. The tests compare it with what conda-lock itself writes."""
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import Final
 
 import yaml
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock, CondaPackage
 
-if TYPE_CHECKING:
-    from conda_lock.lockfile.v2prelim.models import LockedDependency
-
-SOURCE = "environment.yml"
+SOURCE: Final = "environment.yml"
 """What conda-lock.yml names as the file that it was made from."""
 
-_NO_MAPPING = "no-mapping.json"
-"""conda-lock's table of PyPI names, which is asked for pip's packages only: there are none, and nothing is fetched."""
+_TIMESTAMP: Final = 1577854800000
+"""What conda-lock takes as the build time of every virtual package."""
 
 
 def conda_lock_yml(conda: CondaLock, environment: str) -> str:
@@ -32,56 +29,67 @@ def conda_lock_yml(conda: CondaLock, environment: str) -> str:
             about the virtual packages.
 
     Raises:
-        EnvbuildError: exit 2, conda-lock is not installed; exit 3, a package has no md5.
+        EnvbuildError: exit 3, a package has no md5.
     """
-    try:
-        from conda_lock.lockfile import write_conda_lock_file
-        from conda_lock.lockfile.v2prelim.models import Lockfile, LockMeta
-    except ImportError as error:
-        raise EnvbuildError(
-            "no-conda-lock",
-            f"conda-lock.yml is written by conda-lock's own code, which is not installed ({error})",
-            hint="pip install 'envbuild[conda]'",
-            exit=Exit.USAGE,
-        ) from error
-    metadata = LockMeta(
-        content_hash=_content_hash(conda, environment),
-        channels=[channel.name for channel in conda.channels],
-        platforms=[conda.platform],
-        sources=[SOURCE],
-    )
-    packages = [_locked(conda, package) for package in conda.packages]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conda-lock.yml"
-        lockfile = Lockfile(package=packages, metadata=metadata)
-        write_conda_lock_file(lockfile, path, metadata_choices=None, include_help_text=False)
-        return path.read_text(encoding="utf-8")
+    lock = {
+        "version": 1,
+        "metadata": {
+            "content_hash": {conda.platform: _content_hash(conda, environment)},
+            "channels": [_channel(channel.name) for channel in conda.channels],
+            "platforms": [conda.platform],
+            "sources": [SOURCE],
+        },
+        "package": [
+            _locked(conda, package) for package in sorted(conda.packages, key=lambda package: package.name)
+        ],
+    }
+    return str(yaml.safe_dump(lock, sort_keys=False))
 
 
-def _content_hash(conda: CondaLock, environment: str) -> dict[str, str]:
-    """What ``conda-lock --check-input-hash`` compares, computed by conda-lock."""
-    from conda_lock.content_hash import compute_content_hashes
-    from conda_lock.src_parser.environment_yaml import parse_environment_file
-    from conda_lock.virtual_package import virtual_package_repo_from_specification
-
-    virtual = {name: text.replace("=", " ") for name, text in conda.virtual.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / SOURCE
-        source.write_text(environment, encoding="utf-8")
-        machine = Path(folder) / "virtual-packages.yml"
-        machine.write_text(
-            yaml.safe_dump({"subdirs": {conda.platform: {"packages": virtual}}}), encoding="utf-8"
-        )
-        asked = parse_environment_file(source, [conda.platform], mapping_url=_NO_MAPPING)
-        hashes: dict[str, str] = compute_content_hashes(
-            asked, virtual_package_repo_from_specification(machine)
-        )
-    return hashes
+def _channel(name: str) -> dict[str, object]:
+    return {"url": name, "used_env_vars": []}
 
 
-def _locked(conda: CondaLock, package: CondaPackage) -> LockedDependency:
-    from conda_lock.lockfile.v2prelim.models import HashModel, LockedDependency
+def _content_hash(conda: CondaLock, environment: str) -> str:
+    """What ``conda-lock --check-input-hash`` compares: SHA-256 over what was asked for, and for which machine."""
+    asked = yaml.safe_load(environment)
+    packages = sorted(tuple(line.split("=")) for line in asked["dependencies"])
+    content = {
+        "channels": [
+            json.dumps(_channel(name), separators=(",", ":"))
+            for name in asked["channels"]
+            if name != "nodefaults"
+        ],
+        "specs": [
+            {
+                "name": name, "version": version, "build": build, "manager": "conda", "category": "main",
+                "extras": [], "conda_channel": None, "hash": None,
+            }
+            for name, version, build in packages
+        ],
+        "virtual_package_hash": {
+            "noarch": {"info": {"subdir": "noarch"}, "packages": {}},
+            conda.platform: {"info": {"subdir": conda.platform}, "packages": _virtual(conda)},
+        },
+    }  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
+
+def _virtual(conda: CondaLock) -> dict[str, object]:
+    """The virtual packages as the channel's index that conda-lock makes of them."""
+    found: dict[str, object] = {}
+    for name, text in conda.virtual.items():
+        version, _, build_string = text.partition("=")
+        build = f"{build_string}_0" if build_string else "0"
+        found[f"{name}-{version}-{build}.tar.bz2"] = {
+            "name": name, "version": version, "build": build, "build_string": build_string, "build_number": 0,
+            "subdir": conda.platform, "noarch": "", "depends": [], "package_type": "virtual_system",
+            "timestamp": _TIMESTAMP,
+        }  # fmt: skip
+    return found
+
+
+def _locked(conda: CondaLock, package: CondaPackage) -> dict[str, object]:
     if package.md5 is None:
         raise EnvbuildError(
             "no-md5",
@@ -89,16 +97,17 @@ def _locked(conda: CondaLock, package: CondaPackage) -> LockedDependency:
             hint="use `envbuild export --format explicit`, or `envbuild env create`",
             exit=Exit.INPUT,
         )
-    return LockedDependency(
-        name=package.name,
-        version=package.version,
-        manager="conda",
-        platform=conda.platform,
-        dependencies=dependencies(package),
-        url=conda.url(package),
-        hash=HashModel(md5=package.md5, sha256=package.sha256),
-        categories={"main"},
-    )
+    return {
+        "name": package.name,
+        "version": package.version,
+        "manager": "conda",
+        "platform": conda.platform,
+        "dependencies": dict(sorted(dependencies(package).items())),
+        "url": conda.url(package),
+        "hash": {"md5": package.md5, "sha256": package.sha256},
+        "category": "main",
+        "optional": False,
+    }
 
 
 def dependencies(package: CondaPackage) -> dict[str, str]:

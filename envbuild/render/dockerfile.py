@@ -31,6 +31,9 @@ _BUILDING = ("binutils", "ca-certificates", "g++", "gcc", "libc6-dev")
 _SSH_AS_USER = "2222/tcp"
 """Where envbuild-sshd listens as an ordinary user."""
 
+_DRIVER = "/usr/local/nvidia/lib"
+"""Where NVIDIA's images have the loader look for the driver's libraries; there, and in the same with 64 at its end."""
+
 
 def docker_files(recipe: Recipe, lock: Lock, conda: CondaLock) -> dict[str, str]:
     """The Dockerfile and what lies beside it: relative path → text.
@@ -87,6 +90,7 @@ def _dockerfile(recipe: Recipe, lock: Lock, conda: CondaLock, pins: Pins, common
         "venv": f"/{VENV}",
         "site": f"/{SITE}",
         "cuda": recipe.cuda.version,
+        "driver": _DRIVER,
         **_operators(recipe, lock),
         **_run(lock, pins.base.devel if devel else pins.base.final),
     }

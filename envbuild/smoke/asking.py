@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .causes import hint_of
 from .checks import Check
 from .context import Context, program, read_result, write_job
 from .hosting import Hosts, Turn
@@ -122,6 +123,8 @@ def _without_answer(asked: Asked, ended: Ended, found: Mapping[str, Any]) -> Che
     """A crash or a timeout: the check's own output, and that of its ranks, with the stacks of where they stood."""
     timed_out = ended.code is None
     logs = sorted((asked.folder / "scratch").glob("rank*.log"))
+    described = ended.describe(asked.process.timeout)
+    output = tail(asked.folder / "log") + "".join(f"\n--- {log.stem}\n{tail(log)}" for log in logs)
     return CheckResult(
         id=asked.check.id,
         reason=asked.check.reason,
@@ -130,13 +133,13 @@ def _without_answer(asked: Asked, ended: Ended, found: Mapping[str, Any]) -> Che
         seconds=ended.seconds,
         cause="timeout" if timed_out else "crash",
         expected=f"an answer within {asked.process.timeout:g} s",
-        seen=ended.describe(asked.process.timeout),
+        seen=described,
         hint="the check's output below has the stacks of where it stood"
         if timed_out
-        else "the check's output below ends with what it did last",
+        else hint_of(f"{described}\n{output}", "the check's output below ends with what it did last"),
         warnings=tuple(found.get("warnings", ())),
         numbers=_mapping(found.get("numbers")),
-        output=tail(asked.folder / "log") + "".join(f"\n--- {log.stem}\n{tail(log)}" for log in logs),
+        output=output,
     )
 
 

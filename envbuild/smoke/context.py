@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .causes import hint_of
 from .model import Expectations, Failure
 from .team import Job, Team
 
@@ -160,10 +161,11 @@ def _ask(
 
 
 def _gone(team: Team, rank: int) -> Failure:
+    seen = team.describe(rank)
     return Failure(
         expected=f"rank {rank} to finish",
-        seen=team.describe(rank),
-        hint="the last lines of that rank's output say what went wrong",
+        seen=seen,
+        hint=hint_of(seen, "the last lines of that rank's output say what went wrong"),
     )
 
 

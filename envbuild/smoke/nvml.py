@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 SUCCESS, NOT_SUPPORTED, LIBRARY_MISMATCH, GPU_IS_LOST, RESET_REQUIRED = 0, 3, 18, 15, 16
+NO_PERMISSION, DRIVER_NOT_LOADED = 4, 9
 UNCORRECTED, SINCE_BOOT, EVER = 1, 0, 1
 """nvmlMemoryErrorType_t, and nvmlEccCounterType_t: volatile (since the driver was loaded) and aggregate."""
 

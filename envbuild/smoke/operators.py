@@ -49,7 +49,11 @@ def _list(program: Path, option: str, path: Path) -> frozenset[str]:
         )
     except OSError as error:
         raise Failure(
-            expected=f"{program} to run", seen=str(error), hint="is the file system mounted noexec?"
+            expected=f"{program} to run",
+            seen=str(error),
+            hint="the file system is mounted noexec, or the file has lost its mode: see the check versions"
+            if isinstance(error, PermissionError)
+            else "the file is missing or not a program for this machine: see the check versions",
         ) from error
     return architectures_listed(done.stdout)
 

@@ -31,6 +31,7 @@ from envbuild.oci.disk import (
 )
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress, SilentProgress
+from envbuild.readback import readable
 
 FORMAT = 1
 """The number in ``store.json``: how the folders below are used."""
@@ -140,19 +141,19 @@ class Store:
         """What was recorded under ``kind`` and ``key``, or ``None``. An unreadable record counts as none."""
         path = self._record(kind, key)
         try:
-            value = json.loads(path.read_bytes())
-        except (FileNotFoundError, ValueError):
+            return _object(path.read_bytes())
+        except (FileNotFoundError, ValueError, RecursionError):
             return None
         except OSError as error:
             raise storage_error(error, path) from error
-        return value if isinstance(value, dict) else None
 
     def put_record(self, kind: str, key: str, value: dict[str, object]) -> None:
         """Record ``value`` (JSON) under ``kind`` and ``key``, replacing what was there."""
         path = self._record(kind, key)
         with guarded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, digests.canonical_json(value), work=self.root / "tmp")
+        data = readable(lambda: digests.canonical_json(value), _object, where=str(path))
+        write_file(path, data, work=self.root / "tmp")
 
     @contextmanager
     def scratch(self, label: str) -> Iterator[Path]:
@@ -238,6 +239,18 @@ def _settle(path: Path) -> str:
     finally:
         os.close(handle)
     return digest.removeprefix("sha256:")
+
+
+def _object(data: bytes) -> dict[str, object]:
+    """A record's content; ValueError where it is no JSON object, or has a number that is none."""
+    value = json.loads(data, parse_constant=_no_number)
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
 def _plain(name: str) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needed import lacking
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,9 +23,9 @@ def deepspeed_python() -> str:
     named = os.environ.get("ENVBUILD_TORCH_PYTHON")
     if named:
         return named
-    if importlib.util.find_spec("deepspeed") and importlib.util.find_spec("torch"):
-        return sys.executable
-    pytest.skip("no DeepSpeed here: set ENVBUILD_TORCH_PYTHON to a Python that has it and torch")
+    if not (importlib.util.find_spec("deepspeed") and importlib.util.find_spec("torch")):
+        lacking("no DeepSpeed here: set ENVBUILD_TORCH_PYTHON to a Python that has it and torch")
+    return sys.executable
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from needed import need
 from platformdirs import user_cache_path
 
 import envbuild
@@ -38,6 +39,7 @@ def locked_debs() -> list[tuple[Artifact, Path]]:
     store = Store.open(Path(os.environ.get("ENVBUILD_STORE") or user_cache_path("envbuild")))
     missing = [deb for deb in lock.debian if not store.has(deb.sha256, deb.size)]
     if missing:
+        need("gpgv")
         http, silent = Http(environ=os.environ), SilentProgress()
         indexes = Indexes.from_machine(os.environ)
         sources = sources_for(lock, missing, indexes=indexes, http=http, progress=silent)

@@ -290,3 +290,11 @@ def test_an_index_that_is_down_proposes_nothing(weekly: Weekly, world: World) ->
     done = weekly.checkout.step("update.sh", ENVBUILD_UPDATE_BUILD="false")
     assert done.returncode == 4, done.stderr
     assert not (weekly.checkout.folder / "proposal.md").exists()
+
+
+def test_what_pip_brings_into_an_environment_moves_too() -> None:
+    script = ROOT / "ci/pipeline/upgrade_names.py"
+    command = ["python3", script, "conda", ROOT / "recipes/ds-train/v2.7"]
+    options = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert {"--upgrade=ninja", "--upgrade=numpy"} <= set(options)
+    assert not {"--upgrade=deepspeed", "--upgrade=pytorch"} & set(options)

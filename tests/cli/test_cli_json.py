@@ -13,7 +13,7 @@ from smallimage import REF, SmallWorld
 from verdictmaker import own_key, signed, verdict_about
 
 from envbuild.gate import SigningKey
-from envbuild.lock import read_lock
+from envbuild.lock import Lock, read_lock
 
 PAGE = (ROOT / "docs/reference/json.md").read_text()
 
@@ -117,10 +117,16 @@ def test_a_candidate_is_done_unless_a_verdict_is_required(on_small: Cli) -> None
     assert done.err.count("error[no-verdict]") == 1
 
 
+def built_lock(cli: Cli) -> Lock:
+    """The small recipe's lock, once building has let it name the image's digests."""
+    assert cli("image", REF, "--no-load").code == 0
+    return read_lock(cli.folder / "small/small/v1/lock.json")
+
+
 @pytest.mark.network
 def test_promote_gives_the_tag_and_it_stays(on_small: Cli, small: SmallWorld) -> None:
     stranger = SigningKey(seed=bytes(32), where="the machine with GPUs")
-    verdict = verdict_about(small.built.image, small.lock, REF, on_small.folder / "small")
+    verdict = verdict_about(small.built.image, built_lock(on_small), REF, on_small.folder / "small")
     (on_small.folder / "verdict.json").write_bytes(signed(verdict, stranger))
     (on_small.folder / "pub.pem").write_text(stranger.public.pem)
     on_small.fails(6, "verdict-by-unknown-key", "promote", REF, "--verdict", "verdict.json")
@@ -145,6 +151,32 @@ def test_promote_gives_the_tag_and_it_stays(on_small: Cli, small: SmallWorld) ->
         own,
     ]
     assert shown == {key for key in documented("envbuild image") if key.startswith("verdict.")}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("changes", [{"suite": "sha256:" + "d" * 64}, {"lock": "sha256:" + "d" * 64}])
+def test_a_verdict_in_the_store_of_another_suite_or_lock_gives_no_tag(
+    on_small: Cli, small: SmallWorld, changes: dict[str, str]
+) -> None:
+    """Where it is kept because --suite named its suite, too: a build asks its own suite's questions."""
+    verdict = verdict_about(
+        small.built.image, built_lock(on_small), REF, on_small.folder / "small", **changes
+    )
+    file = on_small.folder / "verdict.json"
+    file.write_bytes(signed(verdict, own_key(on_small.folder / "home")))
+    [(what, digest)] = changes.items()
+    on_small.fails(6, f"verdict-of-another-{what}", "promote", REF, "--verdict", str(file))
+    if what == "suite":
+        named = on_small("promote", REF, "--verdict", str(file), "--suite", digest, "--json")
+        assert (named.code, named.value["tags"]) == (0, ["small:v1-candidate", "small:v1"])
+    else:
+        kept = small.store.root / "verdicts" / f"{small.built.image.digest.removeprefix('sha256:')}.json"
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_bytes(file.read_bytes())
+    done = on_small("image", REF, "--no-load", "--json")
+    assert (done.code, done.value["candidate"], done.value["verdict"]) == (0, True, None)
+    assert "the verdict in the store is not used" in done.err
+    assert digest in done.err
 
 
 @pytest.mark.network

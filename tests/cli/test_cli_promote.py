@@ -8,17 +8,23 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from clirun import ROOT, Cli
 from smallimage import COMMITTED
 from verdictmaker import own_key, signed, verdict_about
 
-from envbuild.gate import SigningKey
+from envbuild.gate import SigningKey, Verdict
+from envbuild.gate.envelope import seal
+from envbuild.gate.statement import statement_bytes
 from envbuild.image.locked import image_of
 from envbuild.lock import Lock, read_lock
+from envbuild.oci.digest import of_bytes
 from envbuild.oci.image import Image
+from envbuild.smoke.fingerprint import fingerprint
 
 V27 = "pytorch-cuda:v2.7"
+OTHER = "sha256:" + "d" * 64
 STRANGER = SigningKey(seed=bytes(32), where="another machine's")
 
 
@@ -96,6 +102,51 @@ def test_a_verdict_of_other_expectations_is_refused(
     about = verdict_about(*locked, V27, recipes)
     other = {**about, "expectations": {**about["expectations"], "cuda": "12.8"}}
     refused(cli, "verdict-of-other-expectations", signed(other, key))
+
+
+def test_a_verdict_of_another_lock_is_refused(
+    cli: Cli, locked: tuple[Image, Lock], recipes: Path, key: SigningKey
+) -> None:
+    about = verdict_about(*locked, V27, recipes, lock=OTHER)
+    err = refused(cli, "verdict-of-another-lock", signed(about, key))
+    assert OTHER in err
+    assert of_bytes((recipes / "pytorch-cuda/v2.7/lock.json").read_bytes()) in err
+
+
+def test_a_verdict_of_another_suite_is_refused_until_the_suite_is_named(
+    cli: Cli, locked: tuple[Image, Lock], recipes: Path, key: SigningKey
+) -> None:
+    """Named, it gets past that: what is refused then is the result."""
+    about = signed(verdict_about(*locked, V27, recipes, suite=OTHER, result="candidate"), key)
+    err = refused(cli, "verdict-of-another-suite", about)
+    assert f"--suite {OTHER}" in err
+    assert fingerprint() in err
+    refused(cli, "verdict-of-another-suite", about, "--suite", "sha256:" + "e" * 64)
+    refused(cli, "verdict-not-a-pass", about, "--suite", OTHER)
+    shown = cli("verdict", str(cli.folder / "verdict.json"))
+    assert f"\nsuite: {OTHER} (not this envbuild's" in shown.out
+
+
+@pytest.mark.parametrize("suite", ["x", "", "sha256:1", "sha256:" + "A" * 64])
+def test_a_suite_that_is_no_hash_is_a_fault_of_the_call(cli: Cli, suite: str) -> None:
+    refused(cli, "wrong-suite", b"{}", "--suite", suite, code=2)
+
+
+@pytest.mark.parametrize(
+    ("started", "id"),
+    [
+        ("2999-01-01T00:00:00Z", "verdict-from-the-future"),
+        ("zzz", "bad-verdict"),
+        ("2026-02-30T00:00:00Z", "bad-verdict"),
+    ],
+)
+def test_when_a_verdict_was_made_must_be_a_time_that_was(
+    cli: Cli, locked: tuple[Image, Lock], recipes: Path, key: SigningKey, started: str, id: str
+) -> None:
+    about = json.dumps(verdict_about(*locked, V27, recipes)).replace("2026-01-20T10:00:00Z", started)
+    payload = json.loads(statement_bytes(msgspec.convert(verdict_about(*locked, V27, recipes), type=Verdict)))
+    payload["predicate"]["envbuild"] = json.loads(about)
+    refused(cli, id, seal(json.dumps(payload).encode(), key))
 
 
 def test_a_verdict_about_a_python_environment_is_refused(

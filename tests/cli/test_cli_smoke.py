@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from clirun import Cli
+from needed import lacking
 from rich.console import Console
 from smallimage import COMMITTED
 from test_cli_json import documented
@@ -114,7 +115,7 @@ def test_here_ends_with_a_verdict_that_promotes_nothing(cli: Cli) -> None:
     """A CPU build of torch: the suite runs, and the verdict is about no image."""
     python = os.environ.get("ENVBUILD_TORCH_PYTHON")
     if python is None:
-        pytest.skip("no torch: set ENVBUILD_TORCH_PYTHON to a Python that has it")
+        lacking("no torch: set ENVBUILD_TORCH_PYTHON to a Python that has it")
     call = ("smoke", "--python", python, "--report", "v.json", "--html", "v.html", "--json", "--gpus", "0")
     done = cli(*call, env={"NCCL_NVLS_ENABLE": "0", "TORCH_NCCL_BLOCKING_WAIT": "1"})
     assert done.code == 6, done  # a CPU build is not what the suite wants
@@ -179,7 +180,7 @@ def test_the_table_has_every_check_its_figure_and_what_to_do(
     )
     checks["ddp"].update(status="not-run", seen="not asked for")
     value["result"] = "failed"
-    text = verdict_table(_verdict(value))
+    text = "\n".join(verdict_table(_verdict(value)))
     assert re.search(r"^versions +passed +1\.5  203 packages, 13,314 files hashed$", text, re.MULTILINE)
     assert re.search(r"^ddp +not run +not asked for$", text, re.MULTILINE)
     assert "warning: versions: one is old\n" in text

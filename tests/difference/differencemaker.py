@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from needed import need
+
 from envbuild.engine import ImageRef
 from envbuild.oci.digest import of_bytes
 from envbuild.oci.image import Image, RunConfig
@@ -117,9 +119,7 @@ def put_wheel(store: Store, path: Path) -> None:
 @functools.cache
 def python_files() -> Mapping[str, bytes]:
     """Debian's Python with the libraries that it loads, and a shell: what an image must have to list itself."""
-    busybox = shutil.which("busybox")
-    assert busybox, "the tests need a static busybox: apt-get install busybox-static"
-    files = {"bin/sh": Path(busybox).read_bytes(), "usr/bin/python3.11": Path(PYTHON).read_bytes()}
+    files = {"bin/sh": Path(need("busybox")).read_bytes(), "usr/bin/python3.11": Path(PYTHON).read_bytes()}
     library = Path("/usr/lib/python3.11")
     for path in library.rglob("*.py"):
         parts = path.relative_to(library).parts

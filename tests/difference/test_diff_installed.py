@@ -6,7 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,18 +229,18 @@ def test_images_of_the_store_and_of_docker_list_themselves(
     assert _packages(again) == {"base-files (Debian)": ["missing"]}
 
 
-WITHOUT: dict[str, Mapping[str, bytes]] = {
-    "with a shell": {"bin/sh": python_files()["bin/sh"]},
-    "with nothing": {"etc/mark": b""},
+WITHOUT: dict[str, Callable[[], Mapping[str, bytes]]] = {
+    "with a shell": lambda: {"bin/sh": python_files()["bin/sh"]},
+    "with nothing": lambda: {"etc/mark": b""},
 }
 
 
 @pytest.mark.parametrize("engine", ["sandbox", "oci"])
 @pytest.mark.parametrize("files", WITHOUT.values(), ids=WITHOUT)
 def test_an_image_without_python_is_one_error(
-    cli: Cli, store: Store, engine: str, files: Mapping[str, bytes]
+    cli: Cli, store: Store, engine: str, files: Callable[[], Mapping[str, bytes]]
 ) -> None:
-    image(store.layout, files, python=False, labels={})
+    image(store.layout, files(), python=False, labels={})
     arguments = ("diff", "--engine", engine, "store:diff-test:v1", "pytorch-cuda:v2.7")
     assert "docker cp" in cli.fails(3, "image-without-python", *arguments).err
 

@@ -51,6 +51,8 @@ def test_options_that_contradict_each_other(small_docker: Small, options: tuple[
         ("BASE", "bad-build-arg", "is not NAME=IMAGE"),
         ("BASE=", "bad-build-arg", "is not NAME=IMAGE"),
         ("CUDA=12", "unknown-build-arg", "BUILD_BASE, BASE, MICROMAMBA"),
+        ("APT_SNAPSHOT", "bad-build-arg", "is not APT_SNAPSHOT=YYYYMMDDTHHMMSSZ"),
+        ("APT_SNAPSHOT=2026-11-20", "bad-build-arg", "is not APT_SNAPSHOT=YYYYMMDDTHHMMSSZ"),
     ],
 )
 def test_build_arguments_that_are_none(small_docker: Small, text: str, id: str, said: str) -> None:

@@ -8,12 +8,15 @@ import re
 import stat
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from envbuild.doctor import Finding, Report, State, engines, examine, gpus, machine, sources
+from envbuild.engine.oci import find_runtime
+from envbuild.errors import EnvbuildError
 from envbuild.progress import SilentProgress
 
 IDS = [
@@ -25,6 +28,7 @@ IDS = [
     "inflate",
     "gpus",
     "driver",
+    "driver-files",
     "shared-memory",
     "locked-memory",
     "store",
@@ -224,6 +228,43 @@ def test_gpus_without_uvm_do_not_count(tmp_path: Path) -> None:
     assert "nvidia-modprobe" in found.fix
 
 
+def driver_folder(root: Path, *names: str) -> Path:
+    """A machine with a GPU and these files in its driver's folder."""
+    folder = gpu_machine(root, "echo 'NVIDIA H200, 143771'") / "usr/local/nvidia/lib64"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return folder
+
+
+WHOLE = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1")
+
+
+def test_a_driver_folder_without_libcuda_so_is_named_with_the_way_out(tmp_path: Path) -> None:
+    folder = driver_folder(tmp_path, *(name for name in WHOLE if name != "libcuda.so"))
+    found = gpus.driver_files(tmp_path)
+    assert found.state is State.WARNING
+    assert found.detail.startswith(f"{folder} has libcuda.so.1 but no libcuda.so, with which Triton links")
+    assert f"ln -s libcuda.so.1 {folder}/libcuda.so" in str(found.fix)
+    assert "libcuda.so" in found.facts["libraries"], "what a container of oci or sandbox gets"
+
+
+def test_what_a_container_would_get_of_a_whole_driver_is_told(tmp_path: Path) -> None:
+    driver_folder(tmp_path, *WHOLE)
+    found = gpus.driver_files(tmp_path)
+    assert (found.state, found.fix) == (State.GOOD, None)
+    assert found.detail == "3 libraries with libcuda.so, and nvidia-smi"
+
+
+@pytest.mark.parametrize("gone", ["libcuda.so.1", "libnvidia-ml.so.1", "libnvidia-ptxjitcompiler.so.1"])
+def test_a_library_that_the_driver_lacks_is_named(tmp_path: Path, gone: str) -> None:
+    driver_folder(tmp_path, *(name for name in WHOLE if name != gone))
+    found = gpus.driver_files(tmp_path)
+    assert found.state is (State.MISSING if gone == "libcuda.so.1" else State.WARNING)
+    assert gone in found.detail
+    assert found.fix
+
+
 def test_docker_without_the_toolkit_on_a_gpu_machine(tmp_path: Path) -> None:
     root = gpu_machine(tmp_path, "exit 0")
     empty = {"PATH": str(tmp_path)}
@@ -274,3 +315,14 @@ def test_a_file_system_that_overlayfs_cannot_use(tmp_path: Path) -> None:
     found = engines.overlay(Path("/proc/none"))
     assert found.state is State.MISSING
     assert found.fix
+
+
+def test_an_empty_path_is_not_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """shutil.which takes an empty name between colons for it."""
+    for name in ("unpigz", "igzip", "crun", "runc"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    assert engines.inflate({"PATH": ""}) == engines.inflate({})
+    with suppress(EnvbuildError):  # a machine without any
+        assert find_runtime({"PATH": ""}).parent != tmp_path

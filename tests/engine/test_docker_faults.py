@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import tinyimage
+from needed import need
 
 from envbuild.engine import ImageRef, RunCommand
 from envbuild.engine.docker import Docker
@@ -169,6 +170,7 @@ def test_an_engine_killed_under_a_container(daemon: Daemon, make_image: Make) ->
 def test_an_engine_that_does_not_reach_our_loopback_gets_the_archive(
     daemon: Daemon, make_image: Make
 ) -> None:
+    need("busybox")
     inside = f'busybox ip link add name {daemon.bridge} type bridge && exec "$@"'
     engine = daemon.start("unshare", "--net", "sh", "-c", inside, "sh")
     image = make_image()

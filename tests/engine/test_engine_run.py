@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from needed import need
 from smallimage import make_wheel
 
 from envbuild.engine import Engine, ImageRef, Mount, RunCommand, Streams, detect
@@ -50,13 +51,8 @@ def engine(request: pytest.FixtureRequest, store: Store) -> Iterator[Engine]:
     if request.param == "sandbox":
         yield detect("sandbox", store, environ, jobs=2)[0]
         return
-    found = [
-        Path(folder, request.param)
-        for folder in ("/usr/bin", "/usr/sbin")
-        if Path(folder, request.param).exists()
-    ]
-    assert found, f"the tests need {request.param}: apt-get install {request.param}"
-    yield OciRuntime(found[0], Roots(store=store, sandbox=Sandbox.detect(), jobs=2), environ)
+    program = Path(need(request.param))
+    yield OciRuntime(program, Roots(store=store, sandbox=Sandbox.detect(), jobs=2), environ)
 
 
 @pytest.fixture

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tinyimage
+from needed import need
 
 import envbuild
 
@@ -55,7 +55,7 @@ with Store.open(pathlib.Path.home() / "store") as store:
 def home() -> Path:
     """A user with subordinate ids and a clean home folder. Making one needs root."""
     assert os.getuid() == 0, "the tests make a user, so they need root"
-    assert shutil.which("newuidmap"), "the tests need uidmap: apt-get install uidmap"
+    need("newuidmap")
     try:
         entry = pwd.getpwnam(USER)
     except KeyError:
@@ -85,8 +85,7 @@ def as_user() -> list[str]:
 
 @pytest.mark.parametrize("engine", ["crun", "runc", "sandbox"])
 def test_an_ordinary_user_runs_an_image(engine: str, home: Path, python: str) -> None:
-    program = engine if engine == "sandbox" else shutil.which(engine, path="/usr/bin:/usr/sbin")
-    assert program, f"the tests need {engine}: apt-get install {engine}"
+    program = engine if engine == "sandbox" else need(engine)
     packages = [str(Path(envbuild.__file__).parents[1]), *(p for p in sys.path if p.endswith("-packages"))]
     done = subprocess.run(
         [*as_user(), python, "-c", CODE, str(Path(tinyimage.__file__).parent), program],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import gzip
 import io
-import shutil
 import tarfile
 import tempfile
 from pathlib import Path
+
+from needed import need
 
 from envbuild.engine.model import ImageRef
 from envbuild.oci.digest import of_bytes
@@ -52,9 +53,7 @@ def busybox_layer() -> tuple[bytes, str]:
 
 
 def busybox_files() -> Files:
-    found = shutil.which("busybox")
-    assert found, "the tests need a static busybox: apt-get install busybox-static"
-    files: Files = {"bin/": b"", "bin/busybox": Path(found).read_bytes()}
+    files: Files = {"bin/": b"", "bin/busybox": Path(need("busybox")).read_bytes()}
     files |= {f"bin/{applet}": "busybox" for applet in APPLETS.split()}
     files |= {
         "tmp/": b"",

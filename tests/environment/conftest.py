@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from condachannel import Sdist, deepspeed_sdist, locked, make_channel, serve_channel
+from condachannel import Sdist, deepspeed_sdist, locked, make_channel, ninja_wheel, serve_channel
 from envworld import World
 from faulty_server import FaultyServer
 
@@ -31,11 +31,13 @@ def sdist() -> Sdist:
 @pytest.fixture
 def world(channel: Path, server: FaultyServer, sdist: Sdist, tmp_path: Path) -> World:
     """Everything served, nothing fetched. ``world.lock`` holds neither pip nor DeepSpeed."""
+    ninja = ninja_wheel()
+    ninja.serve(server)
     return World(
         folder=tmp_path,
         server=server,
         channel=serve_channel(server, channel),
         index=sdist.serve(server),
         lock=locked(channel, names={"python", "libsmall", "small-home", "greet", "gpu-small", "tzdata"}),
-        whole=locked(channel, pip=(sdist.artifact,)),
+        whole=locked(channel, pip=(sdist.artifact, ninja.artifact)),
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from clirun import NOWHERE, ROOT, Cli
-from condachannel import Sdist, serve_channel, standins
+from condachannel import Sdist, ninja_wheel, serve_channel, standins
 from envworld import said
 from faulty_server import FaultyServer, flipped
 
@@ -35,7 +35,9 @@ def cli(tmp_path: Path, server: FaultyServer, sdist: Sdist, replaced: tuple[Path
 
     folder, lock = replaced
     recipes = Path(shutil.copytree(ROOT / "recipes", tmp_path / "recipes"))
-    lock = replace(lock, pip=(sdist.artifact,))
+    ninja = ninja_wheel()
+    ninja.serve(server)
+    lock = replace(lock, pip=(sdist.artifact, ninja.artifact))
     (recipes / "ds-train/v2.7/conda.lock.json").write_bytes(conda_lock_bytes(lock))
     home = tmp_path / "home"
     home.mkdir()
@@ -62,7 +64,7 @@ def test_the_real_recipe_end_to_end(cli: Cli, replaced: tuple[Path, CondaLock]) 
         "ref": "ds-train:v2.7",
         "prefix": str(prefix),
         "packages": len(packages),
-        "pip": ["deepspeed 0.19.8"],
+        "pip": ["deepspeed 0.19.8", "ninja 1.13.2"],
         "made": True,
         "python": f"{prefix}/bin/python",
         "bytes_to_fetch": done.value["bytes_fetched"],
@@ -72,6 +74,7 @@ def test_the_real_recipe_end_to_end(cli: Cli, replaced: tuple[Path, CondaLock]) 
     }
     assert set(done.value["seconds"]) == {"fetch", "link", "byte code", "pip", "finish", "total"}
     assert said(prefix / "bin/deepspeed") == "cuda ''\n"
+    assert said(prefix / "bin/ninja") == "1.13.2\n"
     listed = {path.stem for path in (prefix / "conda-meta").glob("*.json")}
     assert listed == {f"{item.name}-{item.version}-{item.build}" for item in packages}
     assert "unpack and link" in done.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -45,6 +46,8 @@ def test_deepspeed_comes_by_pip_from_the_locked_source_alone(world: World) -> No
     assert said(made.prefix / "bin/ds_report") == "cuda ''\n"
     listed = said(made.prefix / "bin/python", "-m", "pip", "--isolated", "list", "--format", "json")
     assert {"name": "deepspeed", "version": "0.19.8"} in json.loads(listed)
+    assert {"name": "ninja", "version": "1.13.2"} in json.loads(listed)
+    assert said(made.prefix / "bin/ninja") == "1.13.2\n"
     said(made.prefix / "bin/python", "-m", "pip", "--isolated", "uninstall", "-y", "deepspeed")
     assert not list(made.prefix.glob("lib/python3.11/site-packages/deepspeed*/**/*.py*"))
 
@@ -80,6 +83,54 @@ def test_records_are_condas_and_name_the_channels_own_addresses(world: World) ->
     assert there == owners.keys() | made_here
     pyc = "lib/python3.11/site-packages/greet/__pycache__/__init__.cpython-311.pyc"
     assert owners[pyc] == "greet"
+
+
+def altered(prefix: Path) -> list[str]:
+    """What `conda doctor` calls altered: files with another hash than ``sha256_in_prefix``, where one is noted."""
+    found = []
+    for path in sorted((prefix / "conda-meta").glob("*.json")):
+        data = json.loads(path.read_bytes())["paths_data"]
+        assert data["paths_version"] == 1
+        for entry in data["paths"]:
+            noted, file = entry.get("sha256_in_prefix"), prefix / entry["_path"]
+            if noted is not None and file.is_file() and not entry["_path"].endswith((".pyc", ".pyo")):
+                seen = hashlib.sha256(file.read_bytes()).hexdigest()
+                found += [] if seen == noted else [f"{path.stem}: {entry['_path']}"]
+    return found
+
+
+def missing(prefix: Path) -> list[str]:
+    """What `conda doctor` calls missing files: a link that leads nowhere is one."""
+    records = [json.loads(path.read_bytes()) for path in sorted((prefix / "conda-meta").glob("*.json"))]
+    names = [name for record in records for name in record["files"] if not name.endswith((".pyc", ".pyo"))]
+    return [name for name in names if not (prefix / name).exists()]
+
+
+def test_conda_doctor_finds_no_file_altered_or_missing(world: World) -> None:
+    """The packages hold plain files, symbolic links, the prefix in text and binary files, and entry points."""
+    prefix = world.create(world.whole).prefix
+    assert altered(prefix) == []
+    assert missing(prefix) == []
+    (prefix / "share/small/word").write_text("edited\n")
+    (prefix / "lib/libsmall.bin").unlink()
+    assert altered(prefix) == ["libsmall-1.2.3-h2_1: share/small/word"]
+    assert missing(prefix) == ["lib/libsmall.bin", "lib/libsmall.so"]
+
+
+def test_a_symbolic_link_is_recorded_as_conda_records_it(world: World) -> None:
+    """conda keeps what the package says of it (``LinkPathAction``), and notes no hash of its own."""
+    prefix = world.create().prefix
+    (path,) = (prefix / "conda-meta").glob("libsmall-*.json")
+    entries = {entry["_path"]: entry for entry in json.loads(path.read_bytes())["paths_data"]["paths"]}
+    link, file = entries["lib/libsmall.so"], entries["share/small/word"]
+    assert (link["path_type"], "sha256_in_prefix" in link) == ("softlink", False)
+    assert (file["path_type"], file["sha256_in_prefix"]) == ("hardlink", file["sha256"])
+
+
+def test_a_file_that_two_packages_hold_is_not_altered(world: World) -> None:
+    twin = Package(name="twin", version="1", files={"share/small/word": File(data=b"mine\n")})
+    prefix = world.create(world.with_package(twin)).prefix
+    assert altered(prefix) == []
 
 
 def test_the_history_tells_conda_what_was_asked_for(world: World) -> None:

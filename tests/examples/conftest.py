@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from needed import lacking
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,7 +46,7 @@ def torch_python() -> Path:
         "import importlib.util as u, sys; sys.exit(not (u.find_spec('torch') and u.find_spec('deepspeed')))"
     )
     if subprocess.run([python, "-c", asked], check=False).returncode:
-        pytest.skip("no torch with deepspeed: set ENVBUILD_TORCH_PYTHON to a Python that has both")
+        lacking("no torch with deepspeed: set ENVBUILD_TORCH_PYTHON to a Python that has both")
     return Path(python)
 
 

@@ -112,7 +112,7 @@ REPODATA = {
 EMPTY = b'{"info":{"subdir":"noarch"},"packages":{},"packages.conda":{}}'
 CONDARC = (
     "channel_alias: https://h.invalid/conda\ncustom_channels:\n  small: https://m.invalid/c\nssl_verify: false\n"
-    "proxy_servers:\n  http: http://user:pw@proxy.invalid:3128\n  https: &a http://proxy.invalid:3128\nchannels: [a, *a]\n"
+    "proxy_servers:\n  http: http://user:pw@proxy.invalid:3128\n  https: &a http://proxy.invalid\nchannels: [a, *a]\n"
 )
 _SOURCE = Source()
 _ZST = zstandard.ZstdCompressor(level=1)

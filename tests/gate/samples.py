@@ -79,6 +79,7 @@ NUMBERS: dict[str, dict[str, Any]] = {
     "ddp": {"ranks": 2, "distance": 0.0},
     "zero3-fused-adam": {"ranks": 2, **steps()},
     "zero-stages": {"stages": {"1": steps(0.8), "2": steps(0.9)}, **steps(0.9)},
+    "cpp-extension": {"module": "cpu_adam", "compile_seconds": 38.7, "error": 0.2864, "waited_seconds": 21.3},
     "zero-offload": {"ways": {"cpu_adam": steps(4), "torch_adam": steps(6)}, **steps(4)},
     "zero-checkpoint": steps(1.1),
 }
@@ -126,7 +127,14 @@ def candidate(report: dict[str, Any]) -> dict[str, Any]:
     """A machine without GPUs."""
     value = full(report)
     for check in value["checks"]:
-        if check["id"] not in ("versions", "imports", "loaded", "operator-file", "gloo-all-reduce"):
+        if check["id"] not in (
+            "versions",
+            "imports",
+            "loaded",
+            "operator-file",
+            "gloo-all-reduce",
+            "cpp-extension",
+        ):
             check.update(
                 status="not-run", seconds=0.0, numbers={}, seen="no GPU here (/dev/nvidia0 does not exist)"
             )

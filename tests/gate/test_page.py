@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import struct
 import subprocess
 from html.parser import HTMLParser
 
 import pytest
 import samples
+from needed import need
 
 from envbuild.gate.figures import bandwidth, duration, key_number, size, training
 from envbuild.gate.page import page
@@ -157,6 +157,16 @@ def test_what_a_report_says_is_text_and_never_markup(report, verdict_of, key):
     assert "{{ 7 * 7 }}" in text
 
 
+def test_what_turns_text_around_or_hides_in_it_is_written_out(report, verdict_of, key):
+    value = samples.failing(report)
+    for check in value["checks"]:
+        check.update(seen="a\u202eb\x1bc\x9bd\u200be\x7ff\n<b>", output="\u2066\r")
+    text = page(verdict_of(value), [key.public])
+    assert r"a\u202eb\x1bc\x9bd\u200be\x7ff" + "\n&lt;b&gt;" in text
+    assert r"\u2066\r" in text
+    assert all(char == "\n" or char.isprintable() for char in text)
+
+
 # numbers of another form than expected: the page leaves out what it cannot show
 
 
@@ -249,10 +259,7 @@ def test_units():
 
 @pytest.fixture(scope="module")
 def browser():
-    found = shutil.which("chromium")
-    if found is None:
-        pytest.skip("no chromium: apt-get install chromium")
-    return [found, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    return [need("chromium"), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
 
 
 def dump(browser, file, profile, *options):

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.gate import compare, promote, subject_of
+from envbuild.gate import Terms, compare, promote, subject_of
 from envbuild.smoke.checks import CHECKS
+from envbuild.smoke.fingerprint import fingerprint
+
+LOCK = "sha256:" + "c" * 64
+OTHER = "sha256:" + "d" * 64
+STARTED = datetime(2026, 11, 20, 10, tzinfo=UTC)
+
+
+def terms_for(expected):
+    return Terms(
+        expected=expected, lock=LOCK, suites=frozenset({fingerprint()}), now=STARTED + timedelta(days=9)
+    )
+
+
+@pytest.fixture
+def terms(expected):
+    return terms_for(expected)
 
 
 @pytest.fixture
 def decide(report, subject, expected, verdict_of):
-    """Promote ``about`` by a verdict that the (changed) report gives."""
+    """Promote ``about`` by a verdict that the (changed) report gives, itself changed by ``changes``."""
 
-    def make(about=subject, want=expected):
-        return promote(verdict_of(report), about, expected=want)
+    def make(about=subject, want=expected, changes=(), **more):
+        verdict = msgspec.structs.replace(verdict_of(report), **dict(changes))
+        return promote(verdict, about, replace(terms_for(want), **more))
 
     return make
 
@@ -108,15 +127,44 @@ def test_a_pass_without_the_checks_between_gpus_is_refused(decide, alone):
     refused(decide, "verdict-lacks-checks", "nccl", "peer-copy", "ddp")
 
 
+def test_a_verdict_of_another_lock_is_refused_with_both_digests(decide):
+    """The same image can come of another lock: one whose gate asks for less, say."""
+    refused(decide, "verdict-of-another-lock", LOCK, OTHER, lock=OTHER)
+    refused(decide, "verdict-of-another-lock", LOCK, OTHER, changes={"lock": OTHER})
+    refused(decide, "verdict-of-another-lock", LOCK, "None", changes={"lock": None})
+
+
+def test_a_verdict_of_another_suite_is_refused_until_the_suite_is_named(decide):
+    refused(decide, "verdict-of-another-suite", fingerprint(), OTHER, changes={"suite": OTHER})
+    with pytest.raises(EnvbuildError) as caught:
+        decide(changes={"suite": OTHER})
+    assert f"--suite {OTHER}" in caught.value.hint
+    named = frozenset({fingerprint(), OTHER})
+    assert decide(changes={"suite": OTHER}, suites=named) == "pytorch-cuda:v2.7"
+    assert decide(suites=named) == "pytorch-cuda:v2.7"
+    assert decide(changes={"suite": OTHER}, suites=None) == "pytorch-cuda:v2.7"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "taken"), [(-3600, True), (0, True), (299, True), (301, False), (10**8, False)]
+)
+def test_a_verdict_from_the_future_is_refused_but_for_clocks_that_differ_a_little(decide, ahead, taken):
+    now = (STARTED - timedelta(seconds=ahead)).astimezone(timezone(timedelta(hours=-7)))
+    if taken:
+        assert decide(now=now) == "pytorch-cuda:v2.7"
+    else:
+        refused(decide, "verdict-from-the-future", "2026-11-20T10:00:00Z", now=now)
+
+
 def test_the_same_image_differs_in_nothing(report, subject, verdict_of):
     assert compare(verdict_of(report), subject) == []
 
 
-def test_a_verdict_about_a_python_environment_is_refused(report, subject, expected, verdict_of):
+def test_a_verdict_about_a_python_environment_is_refused(report, subject, terms, verdict_of):
     verdict = verdict_of(report, about=None, lock=None)
     assert compare(verdict, subject)
     with pytest.raises(EnvbuildError) as caught:
-        promote(verdict, subject, expected=expected)
+        promote(verdict, subject, terms)
     assert (caught.value.id, caught.value.exit) == ("verdict-about-no-image", Exit.GATE)
     assert "/opt/venv/bin/python" in caught.value.message
     assert "without --here" in caught.value.hint

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from needed import FILES, need
 from smallimage import SmallWorld
 
 from envbuild.image.assemble import assemble
@@ -18,7 +19,7 @@ from envbuild.store import Store
 
 pytestmark = pytest.mark.network  # for the Debian packages of the small image
 
-LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+LIBRARY = FILES["libfaketime"]
 CLOCK: Mapping[str, str] = {
     "LD_PRELOAD": "/tmp/libfaketime.so.1",
     "FAKETIME": "@2031-05-06 07:08:09",
@@ -38,7 +39,7 @@ class Elsewhen(Sandbox):
 
 @pytest.fixture
 def elsewhen() -> Sandbox:
-    assert LIBRARY.exists(), "apt-get install libfaketime"
+    need("libfaketime")
     return Elsewhen(maps=Sandbox.detect().maps)
 
 

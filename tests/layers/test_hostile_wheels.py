@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_wheel_layer_contents import read_by_tarfile
+from test_wheel_layer_contents import read_by_tarfile, without_traces
 from wheelmaker import STORED, Entry, changed, deflated, sha256, wheel_entries, write_wheel, zip_bytes
 
 from envbuild.errors import EnvbuildError, Exit
@@ -99,6 +99,8 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "backslash": (lambda: named("demo\\..\\evil.py"), "wheel-windows-path"),
     "NUL in a name": (lambda: named("demo/evil.py\0.txt"), "wheel-name-control"),
     "newline in a name": (lambda: named("demo/evil\n.py"), "wheel-name-control"),
+    "C1 control in a name": (lambda: named("demo/evil\x9b.py"), "wheel-name-control"),
+    "text turned around in a name": (lambda: named("demo/evil\u202eyp.exe"), "wheel-name-control"),
     "dot in a path": (lambda: named("demo/./evil.py"), "wheel-name-ambiguous"),
     "empty part": (lambda: named("demo//evil.py"), "wheel-name-ambiguous"),
     "empty name": (lambda: named(""), "wheel-name-ambiguous"),
@@ -117,11 +119,30 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "directory with content": (lambda: named("demo/folder/", method=STORED), "wheel-size"),
     "duplicate": (lambda: twice("demo/a.py", "demo/a.py"), "wheel-duplicate"),
     "duplicate by data scheme": (lambda: twice("a.py", "demo-1.0.data/purelib/a.py"), "wheel-duplicate"),
-    "names that differ by case": (lambda: twice("demo/a.py", "demo/A.py"), "wheel-case-clash"),
-    "names that differ by normalisation": (lambda: twice("demo/\u00e9", "demo/e\u0301"), "wheel-case-clash"),
+    "names that differ by normalisation": (lambda: twice("demo/\u00e9", "demo/e\u0301"), "wheel-name-twins"),
+    "folders that differ by normalisation": (lambda: twice("demo/\u00e9/a", "demo/e\u0301/b"), "wheel-name-twins"),
     "file used as directory": (lambda: twice("demo/a", "demo/a/b"), "wheel-file-as-directory"),
     "file used as directory, not ASCII": (lambda: twice("demo/E\u0301", "demo/E\u0301/b"), "wheel-file-as-directory"),
     "interpreter replaced": (lambda: named("demo-1.0.data/scripts/python"), "wheel-reserved-path"),
+    "interpreter replaced by a folder": (lambda: named("demo-1.0.data/scripts/python3.11/x"), "wheel-reserved-path"),
+    "interpreter replaced by folders": (lambda: named("demo-1.0.data/data/bin/python/a/b"), "wheel-reserved-path"),
+    "interpreter in capitals": (lambda: named("demo-1.0.data/scripts/PYTHON3"), "wheel-reserved-path"),
+    "activation replaced": (lambda: named("demo-1.0.data/scripts/activate"), "wheel-reserved-path"),
+    "settings used as a folder": (lambda: named("demo-1.0.data/data/pyvenv.cfg/x"), "wheel-reserved-path"),
+    "lib64 as a file": (lambda: named("demo-1.0.data/data/lib64"), "wheel-reserved-path"),
+    "folder of commands as a file": (lambda: named("demo-1.0.data/data/bin"), "wheel-reserved-path"),
+    "folder of headers as a file": (lambda: named("demo-1.0.data/data/include/python3.11"), "wheel-reserved-path"),
+    "folder of packages as a file": (
+        lambda: named("demo-1.0.data/data/lib/python3.11/site-packages"), "wheel-reserved-path",
+    ),
+    "folder of byte code as a file": (lambda: named("demo/__pycache__"), "wheel-reserved-path"),
+    "installer's file in lower case": (lambda: named(f"{INFO}/installer"), "wheel-reserved-path"),
+    "installer's file by data scheme": (
+        lambda: named(f"demo-1.0.data/purelib/{INFO}/direct_url.json"), "wheel-reserved-path",
+    ),
+    "interpreter replaced by a folder of commands": (
+        lambda: plain(entry_points="[console_scripts]\npython3.11/x = demo:main\n"), "wheel-reserved-path",
+    ),
     "environment's settings replaced": (lambda: named("demo-1.0.data/data/pyvenv.cfg"), "wheel-reserved-path"),
     "lib64 replaced": (lambda: named("demo-1.0.data/data/lib64/evil.py"), "wheel-reserved-path"),
     "interpreter replaced by a command": (
@@ -252,6 +273,20 @@ def test_a_hostile_wheel_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     assert error.exit in (Exit.INPUT, Exit.VERIFY)
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("demo/a.py", "demo/A.py"),
+        ("demo-1.0.data/scripts/pip", "demo-1.0.data/scripts/activate-demo"),
+        ("demo/_vendor/x-1.dist-info/INSTALLER", "demo/_vendor/x-1.dist-info/RECORD"),
+    ],
+)
+def test_names_that_differ_by_case_and_names_that_are_nobodys_are_taken(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    assert build(tmp_path, twice(*names)).artifacts == ("demo",)
+
+
 @pytest.mark.parametrize("file", FOREIGN)
 def test_a_wheel_for_something_else_is_refused(tmp_path: Path, file: str) -> None:
     error = refusal(tmp_path, plain(), file)
@@ -300,15 +335,13 @@ SOUND = zip_bytes(
 
 
 def contents(folder: Path, data: bytes) -> dict[str, bytes] | None:
-    """What the layer of ``data`` holds, or ``None`` if it is refused."""
+    """What the layer's files of ``data`` hold (no hash of a wheel covers a mode), or ``None`` if it is refused."""
     try:
         layer = build(folder, data)
     except EnvbuildError:
         return None
-    return {
-        path: content
-        for path, (_, content) in read_by_tarfile(Layout(folder / "oci").path(layer.digest)).items()
-    }
+    files = without_traces(read_by_tarfile(Layout(folder / "oci").path(layer.digest)))
+    return {path: content for path, (_, content) in files.items()}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import shutil
 import socket
 import subprocess
 import time
@@ -34,11 +33,10 @@ driver = "overlay"
 [storage.options]
 pull_options = {enable_partial_images = "true", use_hard_links = "false", ostree_repos = ""}
 """
-NEEDED = ("podman", "skopeo", "docker-registry")
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="podman's overlay driver is used as root"),
-    *(pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed") for name in NEEDED),
+    pytest.mark.needs("podman", "skopeo", "docker-registry"),
 ]
 
 

@@ -9,7 +9,6 @@ import io
 import os
 import posixpath
 import random
-import shutil
 import stat
 import subprocess
 import tarfile
@@ -236,7 +235,7 @@ def test_a_reader_of_the_layer_sees_what_installer_installs(entries: list[Entry]
             assert command == ["gzip", "-t"] or digests.of_bytes(seen) == layer.diff_id
 
 
-@pytest.mark.skipif(shutil.which("busybox") is None, reason="busybox is not installed")
+@pytest.mark.needs("busybox")
 def test_busybox_reads_a_layer(tmp_path: Path) -> None:
     entries = wheel_entries(
         [Entry("pkg/" + "long-" * 40 + ".py", b"x = 1\n"), Entry("ü/é.txt", b"y" * 700, method=STORED)]

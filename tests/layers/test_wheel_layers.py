@@ -129,6 +129,27 @@ def test_two_wheels_with_different_files_at_one_path_are_refused(tmp_path: Path,
         write(tmp_path, *plans)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("nvidia/\u00e9.py", "nvidia/e\u0301.py"), ("\u00e9/a.py", "e\u0301/b.py"), ("\u00e9", "e\u0301/b.py")],
+)
+def test_two_wheels_with_one_name_in_two_unicode_forms_are_refused(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    plans = [wheel(tmp_path, "one", Entry(one, b"x")), wheel(tmp_path, "two", Entry(other, b"x"))]
+    with pytest.raises(EnvbuildError) as caught:
+        check_conflicts(plans)
+    assert (caught.value.id, caught.value.exit) == ("wheel-conflict", Exit.INPUT)
+    assert all(plan.file in caught.value.message for plan in plans)
+    assert "\\xe9" in caught.value.message or "different files" in caught.value.message
+
+
+def test_two_wheels_whose_names_differ_by_case_go_together(tmp_path: Path) -> None:
+    check_conflicts(
+        [wheel(tmp_path, "one", Entry("Demo/a", b"x")), wheel(tmp_path, "two", Entry("demo/A", b"y"))]
+    )
+
+
 def test_byte_code_and_installers_notes_in_a_wheel_stay_out(tmp_path: Path) -> None:
     plan = wheel(
         tmp_path, "demo", Entry("demo/__pycache__/a.cpython-311.pyc", b"x"), Entry("demo/a.py", b"x"),

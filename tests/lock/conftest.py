@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from condaworld import NEEDS, CondaLocker
 from lockworld import DebianArchive, Keys, PythonIndex, Server, World, handler, serve
+from needed import need
+from tinyrecipe import CP311, MANYLINUX, RECIPE, REF, Locker, Notes, impatient
 
 from envbuild.lock import Indexes, Lock, resolve
 from envbuild.lock.python.uv import index_urls
-from envbuild.progress import SilentProgress
-from envbuild.recipe import Ref, load_recipe
-from envbuild.store import Http, Store
-from envbuild.store.retry import Patience
+from envbuild.recipe import load_recipe
+from envbuild.store import Store
 
-RECIPE = """\
-description = "PyTorch for tests"
-
-[python]
-version = "3.11"
-packages = ["tqdm"]
-
-[torch]
-version = "2.7.1"
-
-[cuda]
-version = "12.6"
-cudnn = "9.5.1.17"
-nccl = "2.26.2"
-
-[deepspeed]
-version = "0.19.8"
-operators = ["fused_adam"]
-architectures = ["8.0", "9.0+PTX"]
-
-[debian]
-release = "bookworm"
-packages = ["less"]
-
-[gate]
-gpus = 2
-"""
-
-CP311 = "cp311-cp311-manylinux_2_28_x86_64"
 LINUX = "; platform_system == 'Linux' and platform_machine == 'x86_64'"
-REF = Ref(name="tiny", tag="v1")
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keys]:
     """A signing key. GnuPG's sockets want a short path."""
+    need("gpg", "gpgv")
     made = Keys.make(tmp_path_factory.mktemp("k"), "archive")
     yield made
     made.stop()
@@ -169,27 +140,9 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-class Notes(SilentProgress):
-    """Progress that remembers what it was told to say."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 @pytest.fixture
 def notes() -> Notes:
     return Notes()
-
-
-def impatient(environ: dict[str, str]) -> Http:
-    """Connections that give up at once."""
-    return Http(environ=environ, patience=Patience(tries=1))
-
-
-Locker = Callable[..., Lock]
 
 
 @pytest.fixture
@@ -221,12 +174,16 @@ def lock(environ: dict[str, str], store: Store, tmp_path: Path, notes: Notes) ->
 
 @pytest.fixture(scope="session")
 def deepspeed_index(keys: Keys) -> Iterator[str]:
-    """The address of an index that has DeepSpeed's source, with its real requirements, and nothing else."""
+    """The address of an index that has DeepSpeed's source, with its real requirements, and ninja, but nothing else."""
     cell: list[World] = []
     server = Server(("127.0.0.1", 0), handler(cell))
     made = World(index=PythonIndex(), debian=DebianArchive(keys=keys), mirror={}, server=server)
     cell.append(made)
     made.index.sdist("deepspeed", "0.19.8", NEEDS)
+    made.index.wheel("ninja", "1.10.0", tag="py3-none-manylinux_2_34_x86_64")
+    made.index.wheel("ninja", "1.11.1", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag=MANYLINUX)
+    made.index.wheel("ninja", "1.13.2", tag="py3-none-manylinux_2_34_x86_64")
     serve(made)
     yield made.simple
     server.shutdown()

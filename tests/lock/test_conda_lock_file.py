@@ -114,9 +114,21 @@ WRONG: list[tuple[str, Callable[[Document], object], str]] = [
     ("pip", lambda v: v["pip"][0].update(sha256="0"), r"\$\.pip\[0\]\.sha256 is \"0\""),
     (
         "pip kind",
-        lambda v: v["pip"][0].update(kind="wheel", file="a-1-py3-none-any.whl"),
+        lambda v: v["pip"][0].update(kind="deb", file="pool/a.deb", index="debian/bookworm/main"),
         r"\$\.pip\[0\]\.kind is",
     ),
+    ("ref", lambda v: v["ref"].update(tag="v1\n\x1b[2J"), r"\$\.ref is .*no reference"),
+    (
+        "channel name",
+        lambda v: v["channels"][0].update(name="conda\x9bforge"),
+        r"\$\.channels\[0\] has a name",
+    ),
+    (
+        "pip index",
+        lambda v: v["pip"][0].update(kind="wheel", file="a-1-py3-none-any.whl", index="built"),
+        r"\$\.pip\[0\]\.index is \"built\", but must be python",
+    ),
+    ("pip twice", lambda v: v["pip"].append(v["pip"][0]), r"\$\.pip\[2\]: deepspeed is there twice"),
     ("format", lambda v: v.update(format=0), r"\$\.format is 0, but must be 1"),
 ]
 
@@ -197,11 +209,15 @@ def edited(lock: CondaLock, name: str, **changes: Any) -> CondaLock:
         (lambda lock: replace(lock, specs=lock.specs[:-1]), r"wheel: the recipe asks for it"),
         (lambda lock: replace(lock, pip=()), r"deepspeed: the recipe has 0\.19\.8, the lock holds none"),
         (
+            lambda lock: replace(lock, pip=(lock.pip[0], replace(lock.pip[1], version="1.10"))),
+            r"ninja>=1\.11: the recipe asks for it, the lock holds 1\.10 for pip",
+        ),
+        (
             lambda lock: replace(lock, recipe={**lock.recipe, "scope": "interpreter"}),
             r"scope: the recipe has",
         ),
     ],
-    ids=["pin", "build", "dependency", "constraint", "virtual", "specs", "pip", "recipe"],
+    ids=["pin", "build", "dependency", "constraint", "virtual", "specs", "pip", "ninja", "recipe"],
 )
 def test_a_lock_edited_by_hand_does_not_pass(change: Callable[[CondaLock], CondaLock], line: str) -> None:
     recipe = committed("ds-train:v2.7")

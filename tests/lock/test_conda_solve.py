@@ -34,10 +34,11 @@ def test_a_committed_lock_is_what_the_records_give(conda: CondaLocker, ref: str)
 
 
 def test_the_environments_take_the_source_that_the_images_are_compiled_from() -> None:
-    native = read_lock(committed("pytorch-cuda:v2.7").lock_path).native
-    assert native is not None
+    image = read_lock(committed("pytorch-cuda:v2.7").lock_path)
+    assert image.native is not None
+    ninja = next(item for item in image.python if item.name == "ninja")
     for ref in ("ds-train:v2.7", "pytorch-cuda:v2.7"):
-        assert read_conda_lock(committed(ref).conda_lock_path).pip == (native.source,)
+        assert read_conda_lock(committed(ref).conda_lock_path).pip == (image.native.source, ninja)
 
 
 def test_what_ds_train_is() -> None:
@@ -52,7 +53,6 @@ def test_what_ds_train_is() -> None:
     assert versions["nccl"] == "2.27.3.1"
     for name in (
         "gxx",
-        "ninja",
         "jupyterlab",
         "openssh",
         "pip",
@@ -196,7 +196,87 @@ def test_deepspeeds_needs_are_all_there_by_conda(conda: CondaLocker) -> None:
     assert {"hjson-py", "msgpack-python", "py-cpuinfo", "pydantic", "nvidia-ml-py", "einops", "tqdm"} <= names
     assert {"pip", "setuptools", "wheel"} <= names
     assert "deepspeed" not in names
-    assert [(item.kind, item.name, item.index) for item in lock.pip] == [("sdist", "deepspeed", "python")]
+    assert "ninja" not in names, "pip does not see conda-forge's ninja: it has no metadata"
+    assert [(item.kind, item.name, item.index) for item in lock.pip] == [
+        ("sdist", "deepspeed", "python"),
+        ("wheel", "ninja", "python"),
+    ]
+
+
+NINJA = 'parts = ["devel"]\n[deepspeed]\nversion = "0.19.8"\n[conda]\npackages = ["{}"]\n'
+
+
+def with_ninja(spec: str) -> str:
+    parts, _, tables = NINJA.format(spec).partition("\n")
+    return BASE.replace("[python]", f"{parts}\n[python]") + tables
+
+
+def test_ninja_comes_from_pip_with_deepspeed_and_from_conda_without(conda: CondaLocker) -> None:
+    with_deepspeed = conda.lock(conda.recipe(with_ninja("ninja >=1.11,<1.13")))
+    assert [item.version for item in with_deepspeed.pip] == ["0.19.8", "1.11.1"]
+    assert not any(spec.startswith("ninja") for spec in with_deepspeed.specs)
+    without = conda.lock(conda.recipe(BASE + '[conda]\npackages = ["ninja >=1.11"]\n'))
+    assert without.pip == ()
+    assert without.package("ninja").version == "1.13.2"
+
+
+def test_the_wheel_is_one_for_the_environments_c_library(conda: CondaLocker) -> None:
+    older = conda.lock(conda.recipe(with_ninja("einops")))
+    newer = conda.lock(conda.recipe(with_ninja("einops") + 'glibc = "2.35"\n'))
+    assert "manylinux_2_17" in older.pip[1].file
+    assert "manylinux_2_34" in newer.pip[1].file
+
+
+def test_a_wheel_for_a_newer_c_library_only_is_refused(conda: CondaLocker) -> None:
+    tables = with_ninja("ninja ==1.10.0").replace('parts = ["devel"]\n', "")
+    with pytest.raises(
+        EnvbuildError, match=r"ninja 1\.10\.0 has no wheel for .* x86_64-manylinux_2_28"
+    ) as caught:
+        conda.lock(conda.recipe(tables))
+    assert (caught.value.id, caught.value.exit) == ("no-wheel", Exit.INPUT)
+
+
+def test_ninja_as_a_spec_that_python_does_not_know_is_refused(conda: CondaLocker) -> None:
+    recipe = conda.recipe(with_ninja("ninja 1.11.*"))
+    with pytest.raises(
+        EnvbuildError, match=r'conda\.packages\[0\]: "ninja 1\.11\.\*" is no Python requirement'
+    ) as caught:
+        conda.lock(recipe)
+    assert (caught.value.id, caught.value.exit) == ("no-pip-equivalent", Exit.INPUT)
+    assert caught.value.where == recipe.where("conda.packages[0]")
+
+
+def test_a_lock_with_condas_ninja_is_stale_and_locked_again(conda: CondaLocker) -> None:
+    recipe = committed("ds-train:v2.7")
+    lock = read_conda_lock(recipe.conda_lock_path)
+    source, ninja = lock.pip
+    before = replace(lock, specs=(*lock.specs, "ninja"), pip=(source,))
+    assert "ninja: asked of conda, but pip brings it with DeepSpeed" in check_conda(recipe, before)
+    assert "ninja>=1.11: the recipe asks for it, the lock holds none for pip" in check_conda(recipe, before)
+    again = conda.lock(recipe, previous=before)
+    assert again.packages == lock.packages
+    assert again.specs == lock.specs
+    assert again.pip[1].file == ninja.file
+
+
+def test_what_pip_brings_stays_and_an_upgrade_moves_it(conda: CondaLocker) -> None:
+    older = conda.lock(conda.recipe(with_ninja("ninja <1.13")))
+    changed = conda.recipe(with_ninja("einops"))
+    assert conda.lock(changed, previous=older).pip == older.pip
+    moved = conda.lock(changed, previous=older, upgrade=["ninja"])
+    assert [item.version for item in moved.pip] == ["0.19.8", "1.13.2"]
+
+
+def test_an_extending_recipe_takes_what_pip_brings_from_its_parent(conda: CondaLocker) -> None:
+    parent = conda.lock(conda.recipe(with_ninja("ninja <1.13")))
+    child = conda.recipe('description = "y"\nextends = "v1"\n[conda]\npackages = ["einops"]\n', "made:v2")
+    lock = conda.lock(child, parent=parent)
+    assert lock.pip == parent.pip
+    alone = conda.lock(child)
+    assert any("ninja: made:v1 locks ninja-1.11.1" in line for line in follows_conda(alone, parent))
+    with pytest.raises(EnvbuildError) as caught:
+        conda.lock(child, previous=lock, parent=parent, upgrade=["ninja"])
+    assert caught.value.id == "locked-by-parent"
 
 
 def test_a_declared_difference_is_what_is_solved(conda: CondaLocker) -> None:

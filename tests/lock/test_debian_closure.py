@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
 import pytest
-from conftest import Locker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lockworld import World
+from tinyrecipe import Locker
 
 from envbuild.errors import EnvbuildError
 from envbuild.lock.debian.closure import Offer, closure
@@ -37,7 +36,7 @@ def test_leading_zeros_and_epoch_zero_do_not_count() -> None:
     assert DebianVersion("0:1.02-1") == DebianVersion("1.2-1")
 
 
-@pytest.mark.skipif(shutil.which("dpkg") is None, reason="dpkg is not here to compare with")
+@pytest.mark.needs("dpkg")
 @settings(max_examples=60, deadline=None)
 @given(VERSIONS, VERSIONS)
 def test_the_order_is_dpkgs(left: str, right: str) -> None:

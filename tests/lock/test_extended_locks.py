@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import REF, Locker
 from lockworld import World
+from tinyrecipe import REF, Locker
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import check, follows

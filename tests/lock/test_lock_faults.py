@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 
 import pytest
-from conftest import CP311, Locker
 from lockworld import Keys, World
+from tinyrecipe import CP311, Locker
 
 from envbuild.errors import EnvbuildError, Exit
 

@@ -90,9 +90,10 @@ ARTIFACTS = st.builds(
     NAMES, st.from_regex(r"[0-9]+(\.[0-9]+){0,2}", fullmatch=True), st.integers(1, 10**12),
     st.text("0123456789abcdef", min_size=64, max_size=64), st.sampled_from([TIME, None]),
 )  # fmt: skip
+LINES = st.text(max_size=5).filter(str.isprintable)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | LINES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LINES, inner, max_size=3),
     max_leaves=8,
 )
 
@@ -100,7 +101,7 @@ JSON = st.recursive(
 @settings(max_examples=100, deadline=None)
 @given(
     st.lists(ARTIFACTS, max_size=4, unique_by=lambda item: item.name),
-    st.dictionaries(st.text(max_size=4), JSON, max_size=3),
+    st.dictionaries(LINES, JSON, max_size=3),
 )
 def test_any_lock_survives_writing_and_reading(python: list[Artifact], recipe: dict[str, Any]) -> None:
     lock = full(python=tuple(python), recipe=recipe)
@@ -143,6 +144,17 @@ def changed(change: Callable[[Any], object]) -> EnvbuildError:
         (lambda d: d["image"]["layers"][1].update(tar_size=0), "$.image.layers[1].tar_size"),
         (lambda d: d["image"]["layers"][1].pop("toc"), "$.image.layers[1]"),
         (lambda d: d["image"]["layers"][0].update(tar_size=9), "$.image.layers[0]"),
+        (lambda d: d["ref"].update(tag="v2.7\n✓ verdict  passed\x1b[1A"), "$.ref"),
+        (lambda d: d["ref"].update(name="Tiny"), "$.ref"),
+        (lambda d: d["ref"].update(tag="v1-candidate"), "$.ref"),
+        (lambda d: d["recipe"].update(description="a\nb"), "$.recipe.description"),
+        (lambda d: d["recipe"].update(more=[{"x": "\u202e"}]), "$.recipe.more[0].x"),
+        (lambda d: d["recipe"].update({"a\x9b": 1}), "$.recipe"),
+        (lambda d: d["python"][0].update(name="to\x1b[2Jrch"), "$.python[0].name"),
+        (lambda d: d["python"][0].update(version="1.0\n"), "$.python[0].name"),
+        (lambda d: d["debian"][0].update(version="1 2"), "$.debian[0].name"),
+        (lambda d: d["image"]["layers"][1].update(name="torch\r"), "$.image.layers[1]"),
+        (lambda d: d["image"]["layers"][1].update(artifacts=["torch\u200b"]), "$.image.layers[1]"),
         (lambda d: d.update(resolved="03.01.2026"), "$.resolved"),
         (lambda d: d.update(created="2026-01-02"), "$.created"),
         (lambda d: d.update(format="1"), "$.format"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import CP311, Locker, Notes
 from lockworld import World
+from tinyrecipe import CP311, Locker, Notes
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import Artifact, ImageLock, Lock, lock_bytes

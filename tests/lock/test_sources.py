@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from conftest import Locker, Notes, impatient
 from lockworld import World
+from tinyrecipe import Locker, Notes, impatient
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import Artifact, Indexes, Lock, sources_for

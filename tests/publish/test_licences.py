@@ -20,7 +20,7 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import inputs_digest
 from envbuild.layers.debian_copyright import copyright_expression
 from envbuild.layers.licence_names import debian_expression, spdx_expression, spdx_id
-from envbuild.layers.licences import add_licences, licences_of, metadata_licence
+from envbuild.layers.licences import REVISION, add_licences, licences_of, metadata_licence
 from envbuild.lock import Artifact, Lock, lock_bytes, parse_lock, read_lock
 from envbuild.lock.compare import check, follows
 from envbuild.lock.licences import artifacts_of, known_licences, with_licences
@@ -138,6 +138,10 @@ def zipped(name: str, content: str) -> bytes:
             "Classifier: License :: OSI Approved :: Apache Software License\n",
             "Apache-2.0 AND MIT",
         ),
+        ("License: Mine\x1b[2J\x07 own\x9b\n", "Mine [2J own"),
+        ("License-Expression: Mine\x00\u202e\u200bown\n", "Mine own"),
+        ("Classifier: License :: My\x7f own\n", "My own"),
+        ("License: \x01\x02\n", None),
         ("Classifier: Topic :: Utilities\n", None),
         ("License: " + "long words " * 40 + "\n", None),
     ],
@@ -319,6 +323,29 @@ def test_a_lock_keeps_licences_in_its_file_and_only_fills_what_it_lacks(plain: L
         None,
     )
     assert with_licences(again, {plain.python[0].sha256: "ISC"}).python[0].licence == "MIT"
+
+
+def test_a_lock_with_a_hostile_licence_is_one_that_is_read_again(
+    plain: Lock, store: Store, put: Callable[..., Artifact]
+) -> None:
+    metadata = "Name: demo\nLicense: Mine\x1b[2J\x00\n"
+    item = put("demo", "demo-1-py3-none-any.whl", zipped("demo-1.dist-info/METADATA", metadata), "wheel")
+    told = add_licences(replace(plain, python=(item,)), store, SilentProgress())
+    assert told.python[0].licence == "Mine [2J"
+    again = parse_lock(lock_bytes(told), Path("a/b/lock.json"))
+    assert again.python[0].licence == "Mine [2J"
+
+
+@pytest.mark.parametrize(
+    "record", [{"licence": "Mine\x1b[2J"}, {"licence": ""}, {"other": 1}, {"licence": None}]
+)
+def test_what_an_older_envbuild_remembered_is_cleaned_or_read_again(
+    store: Store, put: Callable[..., Artifact], record: dict[str, object]
+) -> None:
+    data = zipped("demo-1.dist-info/METADATA", "Name: demo\nLicense: Mine\x1b[2J\n")
+    item = put("demo", "demo-1-py3-none-any.whl", data, "wheel")
+    store.put_record("licence", f"{item.sha256}-{REVISION}", record)
+    assert licences_of([item], store, SilentProgress()) == {item.sha256: "Mine [2J"}
 
 
 @pytest.mark.parametrize("text", ["", "two\\nlines"])

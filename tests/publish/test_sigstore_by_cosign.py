@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from needed import need
 
 from envbuild.errors import EnvbuildError
 from envbuild.gate.envelope import add_signature, open_envelope, seal
@@ -34,7 +34,7 @@ DIGEST = "sha256:" + hashlib.sha256(MANIFEST).hexdigest()
 @pytest.fixture
 def cosign(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """cosign, in a folder of its own, without a network: the root of trust is an empty one, since keys are given."""
-    assert shutil.which("cosign", path="/usr/bin:/bin"), "install cosign: Debian has it since trixie"
+    need("cosign")
     (tmp_path / "root.json").write_text(
         '{"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1"}'
     )

@@ -23,8 +23,10 @@ from registrywrites import (
 from shop import GATE, Shop
 
 from envbuild.gate import SigningKey
+from envbuild.publish.sigstore import to_bundles
 
 pytestmark = pytest.mark.network
+OTHER = "sha256:" + "d" * 64
 STRANGER = SigningKey(seed=b"\x07" * 32, where="a stranger's")
 
 
@@ -147,15 +149,53 @@ def test_a_proof_that_was_taken_away(
 
 def test_a_verdict_that_is_no_pass_is_said_to_be_none(published: Shop, keys: list[str]) -> None:
     """Somebody with the gate's key attached a later one that says otherwise: the newest counts."""
-    failed = published.verdict(GATE, result="candidate", started="2026-11-21T10:00:00Z")
-    from envbuild.publish.sigstore import to_bundles
-
-    [bundle] = to_bundles(failed.read_bytes())
-    [entry] = of_kind(published, BUNDLE, TEST_RESULT)
-    replace_proof(published, entry, lambda _: bundle)
+    with_verdict(published, result="candidate", started="2026-01-21T10:00:00Z")
     done = published.cli("verify", f"{published.repo}:v1", "--json", *keys)
     assert statuses(done.value)["verdict"] == "fails"
     assert "'candidate'" in said(done.value, "verdict")
+
+
+def with_verdict(published: Shop, **changes: Any) -> None:
+    """In the registry the gate's verdict gives way to another one of the gate's, with changes."""
+    [bundle] = to_bundles(published.verdict(GATE, **changes).read_bytes())
+    [entry] = of_kind(published, BUNDLE, TEST_RESULT)
+    replace_proof(published, entry, lambda _: bundle)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [({"lock": OTHER}, OTHER), ({"started": "2999-01-01T00:00:00Z"}, "started at 2999-01-01T00:00:00Z")],
+)
+def test_a_verdict_of_another_lock_or_from_the_future_does_not_hold(
+    published: Shop, keys: list[str], changes: dict[str, str], text: str
+) -> None:
+    with_verdict(published, **changes)
+    done = published.cli("verify", f"{published.repo}:v1", "--json", *keys)
+    assert done.code == 5
+    assert [name for name, status in statuses(done.value).items() if status != "holds"] == ["verdict"]
+    assert text in said(done.value, "verdict")
+
+
+def test_a_verdict_of_another_suite_holds_with_a_note_and_promotes_where_the_suite_is_named(
+    published: Shop, keys: list[str]
+) -> None:
+    with_verdict(published, suite=OTHER)
+    done = published.cli("verify", f"{published.repo}:v1", "--json", *keys)
+    assert done.code == 0, done
+    assert said(done.value, "verdict").endswith(f"; note: by the suite {OTHER}, which is not this envbuild's")
+    pinned = f"{published.repo}@{published.image.digest}"
+    refused = published.cli.fails(6, "verdict-of-another-suite", "promote", pinned, *keys)
+    assert f"--suite {OTHER}" in refused.err
+    assert published.cli("promote", pinned, *keys, "--suite", OTHER).code == 0
+
+
+def test_publish_takes_a_verdict_of_another_suite_where_it_is_named(shop: Shop) -> None:
+    file = str(shop.verdict(GATE, suite=OTHER))
+    refused = shop.publish("--verdict", file, "--key", shop.pem(GATE))
+    assert (refused.code, shop.tags()) == (6, [])
+    assert "error[verdict-of-another-suite]" in refused.err
+    assert shop.publish("--verdict", file, "--key", shop.pem(GATE), "--suite", OTHER).code == 0
+    assert shop.tags() == ["v1"]
 
 
 def test_a_candidate_lacks_its_verdict(shop: Shop) -> None:

@@ -104,7 +104,7 @@ def test_the_suite_s_part_without_gpus_passes_in_it(built: Built, tmp_path: Path
     assert verdict["result"] == "candidate"
     assert verdict["subject"]["config"] == built.value["config"]
     status = {check["id"]: check["status"] for check in verdict["checks"]}
-    for check in ("versions", "imports", "loaded", "operator-file", "gloo-all-reduce"):
+    for check in ("versions", "imports", "loaded", "operator-file", "gloo-all-reduce", "cpp-extension"):
         assert status[check] == "passed", check
     refused = built.envbuild("promote", f"{REF}-nvidia", "--verdict", str(report))
     assert refused.returncode == 6, refused.stdout

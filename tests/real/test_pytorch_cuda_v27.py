@@ -150,7 +150,7 @@ def test_the_part_of_the_suite_that_needs_no_gpu_passes_and_gives_no_tag(real: R
     assert verdict["result"] == "candidate"
     status = {check["id"]: check["status"] for check in verdict["checks"]}
     assert {name for name, text in status.items() if text == "passed"} == {
-        "versions", "imports", "loaded", "operator-file", "gloo-all-reduce"
+        "versions", "imports", "loaded", "operator-file", "gloo-all-reduce", "cpp-extension"
     }  # fmt: skip
     assert "failed" not in status.values()
     refused = real.envbuild("promote", REF, "--verdict", str(report), "--json", check=False)

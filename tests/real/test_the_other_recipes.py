@@ -95,6 +95,6 @@ def test_the_part_of_the_suite_that_needs_no_gpu_passes(another: Real, tmp_path:
     assert verdict["result"] == "candidate"
     status = {check["id"]: check["status"] for check in verdict["checks"]}
     assert "failed" not in status.values()
-    assert {"versions", "imports", "loaded", "operator-file", "gloo-all-reduce"} <= {
+    assert {"versions", "imports", "loaded", "operator-file", "gloo-all-reduce", "cpp-extension"} <= {
         name for name, text in status.items() if text == "passed"
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from registry_server import HTPASSWD, start_registry
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import MANIFEST
 from envbuild.oci.digest import canonical_json
+from envbuild.progress import SilentProgress
 from envbuild.registry import Blob
+from envbuild.registry.push import push_all
 
 if TYPE_CHECKING:
     from conftest import Connect
@@ -86,6 +89,18 @@ def test_a_real_registry_whose_disk_is_full(full: int, connect: Connect) -> None
     assert (error.id, error.exit) == ("registry-full", Exit.NETWORK)
     assert "torch" in error.message
     assert "no room left" in error.message
+
+
+def test_a_full_disk_is_one_error_whichever_of_several_blobs_finds_it_first(
+    full: int, connect: Connect
+) -> None:
+    """The disk is filled by the large ones; small ones then cannot even begin."""
+    sizes = (3_500_000, 3_000_000, 1_000_000, 5_000, 3_000, 2_000, 1_000)
+    blobs = [blob_of(random_bytes(size), f"of-{size}") for size in sizes]
+    error = refused(lambda: push_all(connect(f"127.0.0.1:{full}"), blobs, jobs=4, progress=SilentProgress()))
+    assert (error.id, error.exit) == ("registry-full", Exit.NETWORK)
+    assert re.search(r"asked to take of-\d+, answered .*: it has no room left$", error.message)
+    assert "free space in the registry" in error.hint
 
 
 @pytest.mark.parametrize("where", WRITING)

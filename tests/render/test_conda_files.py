@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conda_lock.content_hash import backwards_compatible_content_hashes
-from conda_lock.lockfile import parse_conda_lock_file
+from conda_lock.content_hash import backwards_compatible_content_hashes, compute_content_hashes
+from conda_lock.lockfile import parse_conda_lock_file, write_conda_lock_file
+from conda_lock.lockfile.v2prelim.models import HashModel, LockedDependency, Lockfile, LockMeta
 from conda_lock.src_parser.environment_yaml import parse_environment_file
-from conda_lock.virtual_package import virtual_package_repo_from_specification
+from conda_lock.virtual_package import FakeRepoData, virtual_package_repo_from_specification
 from rattler import Channel, MatchSpec, solve
 from rattler.exceptions import SolverError
 from rattler.explicit_environment import ExplicitEnvironmentSpec
@@ -27,10 +29,10 @@ from rattler.explicit_environment import ExplicitEnvironmentSpec
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock, CondaPackage, read_conda_lock
 from envbuild.lock.conda.records import to_record, virtual_packages
-from envbuild.recipe import Recipe, Ref, load_recipe
+from envbuild.recipe import Recipe, Ref, load_recipe, parse_ref
 from envbuild.render import check
 from envbuild.render.conda import FILES, conda_export, conda_files, explicit_urls, in_order
-from envbuild.render.condalock import dependencies
+from envbuild.render.condalock import conda_lock_yml, dependencies
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [ROOT / "recipes"]
@@ -100,7 +102,7 @@ class TestEnvironmentYml:
         value = yaml.safe_load(files["environment.yml"])
         assert sorted(value) == ["channels", "dependencies", "name"]
         assert value["name"] == "ds-train-v2.7"
-        assert value["channels"] == ["conda-forge", "nodefaults"]
+        assert value["channels"] == ["conda-forge"]
         assert {tuple(line.split("=")) for line in conda_lines(files["environment.yml"])} == identities(lock)
         (pip,) = [entry for entry in value["dependencies"] if isinstance(entry, dict)]
         assert pip == {"pip": ["--require-hashes", "-r environment.deepspeed.txt"]}
@@ -130,9 +132,23 @@ class TestEnvironmentYml:
         with pytest.raises(SolverError, match="__cuda"):
             solved(lock, conda_lines(files["environment.yml"]), without, tmp_path)
 
-    def test_the_command_that_it_documents_names_both_variables(self, files: dict[str, str]) -> None:
-        command = "PIP_NO_DEPS=1 PIP_NO_BUILD_ISOLATION=0 conda env create -f environment.yml"
-        assert f"#   {command}\n" in files["environment.yml"]
+    def test_the_command_that_it_documents_is_the_plain_one(self, files: dict[str, str]) -> None:
+        assert "#   conda env create -f environment.yml\n" in files["environment.yml"]
+
+    def test_every_channel_is_one_for_each_conda(self, recipe: Recipe, lock: CondaLock) -> None:
+        """conda before 26.7 knows ``nodefaults`` as a word; later ones ask for a channel of that name, and fail."""
+        other = load_recipe(Ref(name="pytorch-cuda", tag="v2.7"), RECIPES)
+        for of, conda in ((recipe, lock), (other, read_conda_lock(other.conda_lock_path))):
+            channels = yaml.safe_load(conda_export(of, conda, "environment"))["channels"]
+            before_26_7 = [name for name in channels if name != "nodefaults"]
+            assert channels == before_26_7 == [channel.name for channel in conda.channels]
+
+    def test_what_pip_is_given_stands_with_its_hash(self, lock: CondaLock, files: dict[str, str]) -> None:
+        lines = files["environment.deepspeed.txt"].replace(" \\\n", "").splitlines()
+        assert [line.split() for line in lines if not line.startswith("#")] == [
+            [f"{item.name}=={item.version}", f"--hash=sha256:{item.sha256}"] for item in lock.pip
+        ]
+        assert [item.name for item in lock.pip] == ["deepspeed", "ninja"]
 
     def test_without_deepspeed_there_is_no_pip(self, recipe: Recipe, lock: CondaLock) -> None:
         bare, plain = replace(recipe, deepspeed=None), replace(lock, pip=())
@@ -227,6 +243,47 @@ def small(name: str, *depends: str) -> CondaPackage:
     )  # fmt: skip
 
 
+def conda_environment(lock: CondaLock) -> str:
+    """An environment.yml of the lock's packages."""
+    return yaml.safe_dump(
+        {
+            "channels": [*(channel.name for channel in lock.channels), "nodefaults"],
+            "dependencies": [f"{item.name}={item.version}={item.build}" for item in lock.packages],
+        }
+    )
+
+
+def virtual_repository(lock: CondaLock, folder: Path) -> FakeRepoData:
+    """conda-lock's view of the lock's virtual packages."""
+    file = folder / "virtual-packages.yml"
+    packages = {name: text.replace("=", " ") for name, text in lock.virtual.items()}
+    file.write_text(yaml.safe_dump({"subdirs": {"linux-64": {"packages": packages}}}))
+    return virtual_package_repo_from_specification(file)
+
+
+def by_conda_lock(lock: CondaLock, environment: str, folder: Path) -> Lockfile:
+    """The lock as conda-lock's own values, with its own content hash."""
+    source = folder / "environment.yml"
+    source.write_text(environment)
+    asked = parse_environment_file(source, ["linux-64"], mapping_url=str(folder / "none.json"))
+    return Lockfile(
+        package=[
+            LockedDependency(
+                name=item.name, version=item.version, manager="conda", platform="linux-64",
+                dependencies=dependencies(item), url=lock.url(item),
+                hash=HashModel(md5=item.md5, sha256=item.sha256), categories={"main"},
+            )
+            for item in lock.packages
+        ],
+        metadata=LockMeta(
+            content_hash=compute_content_hashes(asked, virtual_repository(lock, folder)),
+            channels=[channel.name for channel in lock.channels],
+            platforms=["linux-64"],
+            sources=["environment.yml"],
+        ),
+    )  # fmt: skip
+
+
 class TestCondaLockYml:
     def test_conda_locks_parser_finds_every_package_with_both_hashes(self, lock: CondaLock) -> None:
         seen = parse_conda_lock_file(ROOT / "conda-lock.yml")
@@ -270,10 +327,7 @@ class TestCondaLockYml:
         self, lock: CondaLock, tmp_path: Path
     ) -> None:
         """What ``conda-lock --check-input-hash`` asks, for the virtual packages that the file names."""
-        virtual = tmp_path / "virtual-packages.yml"
-        packages = {name: text.replace("=", " ") for name, text in lock.virtual.items()}
-        virtual.write_text(yaml.safe_dump({"subdirs": {"linux-64": {"packages": packages}}}))
-        machine = virtual_package_repo_from_specification(virtual)
+        machine = virtual_repository(lock, tmp_path)
         locked = parse_conda_lock_file(ROOT / "conda-lock.yml").metadata.content_hash
 
         def hashes(path: Path) -> set[str]:
@@ -309,16 +363,26 @@ class TestCondaLockYml:
         }
         assert dependencies(package) == expected
 
-    def test_without_conda_lock_one_error_says_how_to_get_it(
-        self, recipe: Recipe, lock: CondaLock, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("ref", ["ds-train:v2.7", "pytorch-cuda:v2.7", "pytorch-cuda:v2.8-devel"])
+    def test_it_is_what_conda_lock_itself_writes(self, ref: str, tmp_path: Path) -> None:
+        recipe = load_recipe(parse_ref(ref), RECIPES)
+        lock = read_conda_lock(recipe.conda_lock_path)
+        asked = conda_environment(lock)
+        written = tmp_path / "conda-lock.yml"
+        write_conda_lock_file(
+            by_conda_lock(lock, asked, tmp_path), written, metadata_choices=None, include_help_text=False
+        )
+        assert conda_lock_yml(lock, asked) == written.read_text()
+
+    def test_it_is_written_without_conda_lock(
+        self, recipe: Recipe, lock: CondaLock, files: dict[str, str], tmp_path: Path
     ) -> None:
-        monkeypatch.setitem(sys.modules, "conda_lock.lockfile", None)
-        with pytest.raises(EnvbuildError) as caught:
-            conda_export(recipe, lock, "conda-lock")
-        assert (caught.value.id, caught.value.exit) == ("no-conda-lock", Exit.USAGE)
-        assert caught.value.hint == "pip install 'envbuild[conda]'"
-        for form in set(FILES) - {"conda-lock"}:
-            assert conda_export(recipe, lock, form)
+        """A plain installation brings no conda-lock."""
+        (tmp_path / "conda_lock.py").write_text("raise ImportError('not installed')\n")
+        environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+        command = [sys.executable, "-m", "envbuild", "render", "ds-train:v2.7", "--check"]
+        done = subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
     def test_a_package_without_md5_is_refused(self, recipe: Recipe, lock: CondaLock) -> None:
         odd = replace(

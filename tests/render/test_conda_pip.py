@@ -1,4 +1,4 @@
-"""What pip fetches when conda gives it environment.yml's pip part: DeepSpeed, and nothing else.
+"""What pip fetches when conda gives it environment.yml's pip part: DeepSpeed, ninja, and setuptools to build with.
 
 conda writes the lines of the pip part into ``condaenv.<random>.requirements.txt`` beside environment.yml and runs
 ``python -m pip install -U -r FILE --exists-action=b`` there, with its own environment variables (conda's
@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -27,22 +28,35 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from envbuild.lock import Artifact, CondaLock, Indexes, read_conda_lock
-from envbuild.lock.conda.specs import conda_name
-from envbuild.lock.python.source import deepspeed_source
+from envbuild.lock import CondaLock, Indexes, read_conda_lock, sources_for
+from envbuild.lock.conda.model import dependency_names
+from envbuild.lock.conda.specs import FROM_PIP, conda_name
 from envbuild.progress import SilentProgress
 from envbuild.recipe import Recipe, Ref, load_recipe
 from envbuild.render.conda import conda_files
-from envbuild.store import Http, Store
+from envbuild.store import Http, Store, Wanted, fetch
 
 ROOT = Path(__file__).parents[2]
-VARIABLES = {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+ALL_HASHED = {"PIP_NO_BUILD_ISOLATION": "0"}
+"""With it the build takes the environment's own setuptools."""
 
 NEEDS = (
     "einops", "hjson", "msgpack", "ninja", "numpy", "packaging>=20.0", "psutil", "py-cpuinfo", "pydantic>=2.0.0",
     "torch>=2.0.0", "tqdm",
 )  # fmt: skip
 """Requires-Dist of DeepSpeed 0.19.8's source, without extras; the test with the real source reads it there."""
+
+NEEDED = {
+    "jinja2": ("MarkupSafe>=2.0",),
+    "pydantic": (
+        "annotated-types>=0.6.0", "pydantic-core==2.41.5", "typing-extensions>=4.14.1", "typing-inspection>=0.4.2",
+    ),
+    "pydantic-core": ("typing-extensions>=4.14.1",),
+    "sympy": ("mpmath<1.5,>=1.1.0",),
+    "torch": ("filelock", "fsspec", "jinja2", "networkx", "sympy>=1.13.3", "typing-extensions>=4.10.0"),
+    "typing-inspection": ("typing-extensions>=4.12.0",),
+}  # fmt: skip
+"""Requires-Dist of what DeepSpeed needs, in conda-forge's builds: torch asks for none of NVIDIA's wheels there."""
 
 BACKEND = """
 import zipfile
@@ -81,12 +95,38 @@ def lock(recipe: Recipe) -> CondaLock:
     return read_conda_lock(recipe.conda_lock_path)
 
 
+@pytest.fixture
+def prefix(environment: Path, tmp_path: Path) -> Path:
+    """A copy of the environment that a test may change."""
+    return shutil.copytree(environment, tmp_path / "env", symlinks=True)
+
+
 @pytest.fixture(scope="module")
-def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python with pip and setuptools, and nothing of what DeepSpeed needs."""
-    folder = tmp_path_factory.mktemp("prefix") / "env"
+def environment(lock: CondaLock, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python, pip and setuptools, and for each Python package that conda installed the metadata that pip sees."""
+    folder = tmp_path_factory.mktemp("environment") / "env"
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    (site,) = folder.glob("lib/python3.*/site-packages")
+    for name, version in distributions(lock).items():
+        if name in ("pip", "setuptools"):
+            continue
+        info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+        info.mkdir()
+        needs = "".join(f"Requires-Dist: {need}\n" for need in NEEDED.get(name, ()))
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}")
+        (info / "INSTALLER").write_text("conda\n")
+        (info / "RECORD").write_text("")
     return folder
+
+
+def distributions(lock: CondaLock) -> dict[str, str]:
+    """The Python packages among conda's, by the name that pip knows them by: those that are built for a Python."""
+    names = {"hjson-py": "hjson", "msgpack-python": "msgpack", "pytorch": "torch"}
+    return {
+        names.get(item.name, str(canonicalize_name(item.name))): item.version
+        for item in lock.packages
+        if item.noarch == "python" or ("python" in dependency_names(item) and "py311" in item.build)
+    }
 
 
 def source(needs: tuple[str, ...] = NEEDS) -> bytes:
@@ -102,34 +142,41 @@ def source(needs: tuple[str, ...] = NEEDS) -> bytes:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
-def empty_wheel(name: str) -> bytes:
-    """Version 99.0 of a package, with a module of its name."""
+def small_wheel(name: str, version: str = "99.0", program: str = "") -> bytes:
+    """A wheel with a module of its name, and perhaps a program."""
     out = io.BytesIO()
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(out, "w") as wheel:
-        wheel.writestr(f"{name}/__init__.py", "")
-        wheel.writestr(
-            f"{name}-99.0.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 99.0\n"
-        )
-        wheel.writestr(
-            f"{name}-99.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        wheel.writestr(f"{name}-99.0.dist-info/RECORD", "")
+        for path, text in {
+            f"{name}/__init__.py": "",
+            f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+            f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{info}/RECORD": "",
+            **({f"{name}-{version}.data/scripts/{name}": program} if program else {}),
+        }.items():
+            entry = zipfile.ZipInfo(path)
+            entry.external_attr = (0o100755 if path.endswith(f"scripts/{name}") else 0o100644) << 16
+            wheel.writestr(entry, text)
     return out.getvalue()
 
 
-def serve(file: str, data: bytes) -> Iterator[Index]:
-    """An index that has ``file`` as DeepSpeed, and any other name as an empty wheel."""
+NINJA = small_wheel("ninja", "1.13.2", "#!/bin/sh\necho 1.13.2\n")
+
+
+def serve(offers: Mapping[str, tuple[str, bytes]]) -> Iterator[Index]:
+    """An index that has these files, name of the project → file; any other name as an empty wheel."""
     asked: list[str] = []
+    files = dict(offers.values())
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
             kind, _, name = self.path.strip("/").partition("/")
-            offered = file if name == "deepspeed" else f"{name.replace('-', '_')}-99.0-py3-none-any.whl"
             page = kind == "simple"
-            body = f'<a href="/files/{offered}">{offered}</a>'.encode() if page else data
-            if not page and name != file:
-                body = empty_wheel(name.partition("-")[0])
+            offered = offers[name][0] if name in offers else f"{name.replace('-', '_')}-99.0-py3-none-any.whl"
+            body = f'<a href="/files/{offered}">{offered}</a>'.encode()
+            if not page:
+                body = files.get(name) or small_wheel(name.partition("-")[0])
             self.send_response(200)
             self.send_header("Content-Type", "text/html" if page else "application/octet-stream")
             self.send_header("Content-Length", str(len(body)))
@@ -150,18 +197,28 @@ def serve(file: str, data: bytes) -> Iterator[Index]:
         server.server_close()
 
 
+def offers(lock: CondaLock) -> dict[str, tuple[str, bytes]]:
+    """The small files in the names of the locked ones."""
+    return {item.name: (item.file, NINJA if item.name == "ninja" else source()) for item in lock.pip}
+
+
 @pytest.fixture
-def index() -> Iterator[Index]:
-    yield from serve("deepspeed-0.19.8.tar.gz", source())
+def index(lock: CondaLock) -> Iterator[Index]:
+    yield from serve(offers(lock))
 
 
-def with_source(lock: CondaLock, data: bytes) -> CondaLock:
-    (locked,) = lock.pip
-    return replace(lock, pip=(replace(locked, size=len(data), sha256=hashlib.sha256(data).hexdigest()),))
+def with_small_files(lock: CondaLock) -> CondaLock:
+    made = offers(lock)
+    pip = [
+        replace(item, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+        for item in lock.pip
+        for _, data in [made[item.name]]
+    ]
+    return replace(lock, pip=tuple(pip))
 
 
 def as_conda_does(
-    prefix: Path, folder: Path, files: Mapping[str, str], index: Index, variables: Mapping[str, str]
+    prefix: Path, folder: Path, files: Mapping[str, str], index: Index, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     """Lay out the two files and run pip as conda does."""
     folder.mkdir(exist_ok=True)
@@ -195,77 +252,114 @@ def installed(prefix: Path) -> set[str]:
     return {line.partition("==")[0] for line in done.stdout.split()}
 
 
-def remove_deepspeed(prefix: Path) -> None:
-    subprocess.run([prefix / "bin/python", "-m", "pip", "uninstall", "-qy", "deepspeed"], check=True)
-
-
 @pytest.fixture
 def files(recipe: Recipe, lock: CondaLock) -> dict[str, str]:
-    """The rendered files, for the small source."""
-    return conda_files(recipe, with_source(lock, source()))
+    """The rendered files, for the small ones."""
+    return conda_files(recipe, with_small_files(lock))
 
 
-DEEPSPEED_ONLY = ["/simple/deepspeed/", "/files/deepspeed-0.19.8.tar.gz"]
+def asked_for(lock: CondaLock, *more: str) -> set[str]:
+    return (
+        {f"/simple/{item.name}/" for item in lock.pip}
+        | {f"/files/{item.file}" for item in lock.pip}
+        | {*more}
+    )
 
 
-def test_with_the_variables_pip_fetches_deepspeed_and_nothing_else(
-    prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+SETUPTOOLS = ("/simple/setuptools/", "/files/setuptools-99.0-py3-none-any.whl")
+
+
+def test_the_plain_command_fetches_deepspeed_and_ninja_by_hash_and_setuptools_to_build_with(
+    prefix: Path, files: dict[str, str], lock: CondaLock, index: Index, tmp_path: Path
 ) -> None:
     before = installed(prefix)
-    done = as_conda_does(prefix, tmp_path, files, index, VARIABLES)
+    done = as_conda_does(prefix, tmp_path, files, index)
     assert done.returncode == 0, done.stderr
-    assert index.asked == DEEPSPEED_ONLY
-    assert installed(prefix) - before == {"deepspeed"}
-    remove_deepspeed(prefix)
+    assert set(index.asked) == asked_for(lock, *SETUPTOOLS)
+    assert installed(prefix) - before == {"deepspeed", "ninja"}
+    assert subprocess.run([prefix / "bin/ninja"], capture_output=True, check=True).stdout == b"1.13.2\n"
+    checked = subprocess.run(
+        [prefix / "bin/python", "-m", "pip", "check"], capture_output=True, text=True, check=False
+    )
+    assert not [line for line in checked.stdout.splitlines() if "deepspeed" in line]
 
 
-@pytest.mark.parametrize("isolation", [{}, {"PIP_NO_BUILD_ISOLATION": "1"}], ids=["unset", "1"])
-def test_with_build_isolation_pip_fetches_setuptools_unchecked(
-    isolation: dict[str, str], prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+def test_without_build_isolation_pip_fetches_only_what_has_a_hash(
+    prefix: Path, files: dict[str, str], lock: CondaLock, index: Index, tmp_path: Path
+) -> None:
+    done = as_conda_does(prefix, tmp_path, files, index, **ALL_HASHED)
+    assert done.returncode == 0, done.stderr
+    assert set(index.asked) == asked_for(lock)
+
+
+def test_the_variable_is_read_the_other_way_round(
+    prefix: Path, files: dict[str, str], lock: CondaLock, index: Index, tmp_path: Path
 ) -> None:
     """``1`` does not switch isolation off: pip takes the variable as the value of ``build_isolation``."""
-    done = as_conda_does(prefix, tmp_path, files, index, {"PIP_NO_DEPS": "1", **isolation})
+    done = as_conda_does(prefix, tmp_path, files, index, PIP_NO_BUILD_ISOLATION="1")
     assert done.returncode == 0, done.stderr
-    assert index.asked[:3] == [*DEEPSPEED_ONLY, "/simple/setuptools/"]
-    assert "/files/setuptools-99.0-py3-none-any.whl" in index.asked
-    remove_deepspeed(prefix)
+    assert set(index.asked) == asked_for(lock, *SETUPTOOLS)
 
 
-def test_with_dependencies_pip_wants_more_and_fails(
-    prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+@pytest.mark.parametrize("name", ["einops", "torch", "mpmath"])
+def test_a_need_that_conda_does_not_bring_stops_it(
+    name: str, prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
 ) -> None:
-    done = as_conda_does(prefix, tmp_path, files, index, {"PIP_NO_BUILD_ISOLATION": "0"})
+    (info,) = prefix.glob(f"lib/python3.*/site-packages/{name}-*.dist-info")
+    shutil.rmtree(info)
+    done = as_conda_does(prefix, tmp_path, files, index)
     assert done.returncode != 0
-    assert index.asked[:3] == [*DEEPSPEED_ONLY, "/simple/einops/"]
+    assert f"/simple/{name}/" in index.asked
     assert "In --require-hashes mode, all requirements must have their versions pinned" in done.stderr
     assert "deepspeed" not in installed(prefix)
 
 
-def test_another_source_under_the_same_name_is_refused(
-    prefix: Path, files: dict[str, str], tmp_path: Path
+def test_a_file_without_ninja_stops_it(
+    prefix: Path, recipe: Recipe, lock: CondaLock, index: Index, tmp_path: Path
 ) -> None:
-    for index in serve("deepspeed-0.19.8.tar.gz", source(needs=("evil",))):
-        done = as_conda_does(prefix, tmp_path, files, index, VARIABLES)
+    """conda-forge's ninja is the program alone: pip does not see it."""
+    small = with_small_files(lock)
+    without = conda_files(
+        recipe, replace(small, pip=tuple(item for item in small.pip if item.name != "ninja"))
+    )
+    done = as_conda_does(prefix, tmp_path, without, index)
+    assert done.returncode != 0
+    assert re.search(r"These do not:\s+ninja", done.stderr)
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "ninja"])
+def test_another_file_under_the_same_name_is_refused(
+    name: str, prefix: Path, files: dict[str, str], lock: CondaLock, tmp_path: Path
+) -> None:
+    served = offers(lock)
+    served[name] = (
+        served[name][0],
+        source(needs=("evil",)) if name == "deepspeed" else small_wheel(name, "1.13.2"),
+    )
+    for index in serve(served):
+        done = as_conda_does(prefix, tmp_path, files, index)
     assert done.returncode != 0
     assert "DO NOT MATCH THE HASHES" in done.stderr
-    assert "deepspeed" not in installed(prefix)
+    assert {"deepspeed", "ninja"} & installed(prefix) == set()
 
 
+@pytest.mark.parametrize("name", ["deepspeed", "ninja"])
 def test_a_requirement_without_hash_beside_it_is_refused(
-    prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
+    name: str, prefix: Path, files: dict[str, str], index: Index, tmp_path: Path
 ) -> None:
     """``--require-hashes`` is in environment.yml: pip would else take a file that someone emptied of its hashes."""
-    bare = re.sub(r" \\\n.*--hash=\S+", "", files["environment.deepspeed.txt"])
-    assert "deepspeed==0.19.8\n" in bare
-    done = as_conda_does(prefix, tmp_path, {**files, "environment.deepspeed.txt": bare}, index, VARIABLES)
+    bare, count = re.subn(rf"({name}==\S+) \\\n.*--hash=\S+", r"\1", files["environment.deepspeed.txt"])
+    assert count == 1
+    done = as_conda_does(prefix, tmp_path, {**files, "environment.deepspeed.txt": bare}, index)
     assert done.returncode != 0
     assert "--require-hashes mode" in done.stderr
-    assert "deepspeed" not in installed(prefix)
+    assert {"deepspeed", "ninja"} & installed(prefix) == set()
 
 
 def unmet(needs: tuple[str, ...], lock: CondaLock) -> list[str]:
-    """The requirements that no conda package of the lock meets."""
-    versions = {package.name: package.version for package in lock.packages}
+    """The requirements that nothing of the lock meets in a way that pip sees: conda's ninja would not."""
+    versions = {package.name: package.version for package in lock.packages if package.name not in FROM_PIP}
+    versions |= {item.name: item.version for item in lock.pip}
     wanted = [Requirement(need) for need in needs]
     return [
         str(need)
@@ -276,7 +370,7 @@ def unmet(needs: tuple[str, ...], lock: CondaLock) -> list[str]:
 
 
 @pytest.mark.parametrize("tag", ["ds-train:v2.7", "pytorch-cuda:v2.7"])
-def test_conda_brings_all_that_deepspeed_needs(tag: str) -> None:
+def test_conda_and_pip_bring_all_that_deepspeed_needs(tag: str) -> None:
     name, _, version = tag.partition(":")
     recipe = load_recipe(Ref(name=name, tag=version), [ROOT / "recipes"])
     lock = read_conda_lock(recipe.conda_lock_path)
@@ -284,6 +378,7 @@ def test_conda_brings_all_that_deepspeed_needs(tag: str) -> None:
     assert recipe.deepspeed.version == "0.19.8", "read NEEDS from the new version's PKG-INFO"
     assert unmet(NEEDS, lock) == []
     assert unmet(("pip", "setuptools", "wheel"), lock) == []
+    assert not {package.name for package in lock.packages} & {*FROM_PIP}, "two packages write bin/ninja"
 
 
 def test_a_missing_or_old_package_would_be_found(lock: CondaLock) -> None:
@@ -295,40 +390,49 @@ def test_a_missing_or_old_package_would_be_found(lock: CondaLock) -> None:
     assert unmet(NEEDS, old) == ["pydantic>=2.0.0"]
 
 
-def real_source(recipe: Recipe, artifact: Artifact, folder: Path) -> bytes:
-    """DeepSpeed's source from this machine's index, which must be the locked one."""
+def real_files(lock: CondaLock, folder: Path) -> dict[str, tuple[str, bytes]]:
+    """What pip is given, from this machine's index: the locked files, or fetching fails."""
     indexes = Indexes.from_machine(os.environ)
-    http = Http(environ=indexes.environ)
+    http, progress = Http(environ=indexes.environ), SilentProgress()
+    sources = sources_for(lock, lock.pip, indexes=indexes, http=http, progress=progress)
+    wanted = [
+        Wanted(name=i.name, file=i.file, sha256=i.sha256, size=i.size, sources=sources[i.sha256])
+        for i in lock.pip
+    ]
     with Store.open(folder) as store:
-        found = deepspeed_source(
-            recipe, indexes.python, http=http, store=store, progress=SilentProgress(), before=None
-        )
-        assert (found.file, found.size, found.sha256) == (artifact.file, artifact.size, artifact.sha256)
-        return store.artifact(found.sha256).read_bytes()
+        fetch(store, wanted, http=http, jobs=2, progress=progress)
+        return {item.name: (item.file, store.artifact(item.sha256).read_bytes()) for item in lock.pip}
 
 
-@pytest.mark.network
-def test_the_real_deepspeed_built_by_the_locked_pip(
-    prefix: Path, recipe: Recipe, lock: CondaLock, tmp_path: Path
-) -> None:
-    """The locked source, built by the locked pip, setuptools and wheel."""
-    (artifact,) = lock.pip
-    data = real_source(recipe, artifact, tmp_path / "store")
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+def declared_by(source: bytes) -> set[str]:
+    """Requires-Dist of the real source, without extras."""
+    with tarfile.open(fileobj=io.BytesIO(source)) as archive:
         member = archive.extractfile("deepspeed-0.19.8/PKG-INFO")
         assert member is not None
         declared = re.findall(r"^Requires-Dist: (.+)$", member.read().decode(), re.M)
-    assert {text for text in declared if "extra ==" not in text} == set(NEEDS)
+    return {text for text in declared if "extra ==" not in text}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("variables", [{}, ALL_HASHED], ids=["plain", "all hashed"])
+def test_the_real_files_with_the_locked_pip(
+    variables: dict[str, str], prefix: Path, recipe: Recipe, lock: CondaLock, tmp_path: Path
+) -> None:
+    """The locked source, built by the locked pip, setuptools and wheel."""
+    files = real_files(lock, tmp_path / "store")
+    assert declared_by(files["deepspeed"][1]) == set(NEEDS)
     tools = [f"{name}=={lock.package(name).version}" for name in ("pip", "setuptools", "wheel")]
-    subprocess.run([prefix / "bin/python", "-m", "pip", "install", "-q", *tools], check=True)
-    for index in serve(artifact.file, data):
-        done = as_conda_does(prefix, tmp_path, conda_files(recipe, lock), index, VARIABLES)
+    pip = [prefix / "bin/python", "-m", "pip"]
+    subprocess.run([*pip, "install", "-q", *tools], check=True)
+    subprocess.run([*pip, "download", "-q", "--no-deps", "-d", tmp_path / "tools", tools[1]], check=True)
+    (setuptools,) = (tmp_path / "tools").iterdir()
+    for index in serve({**files, "setuptools": (setuptools.name, setuptools.read_bytes())}):
+        done = as_conda_does(prefix, tmp_path, conda_files(recipe, lock), index, **variables)
         assert done.returncode == 0, done.stderr
-        assert index.asked == DEEPSPEED_ONLY
-    found = next(
-        (prefix / "lib").glob("python3*/site-packages/deepspeed-0.19.8.dist-info/METADATA")
-    ).read_text()
-    needs = tuple(re.findall(r"^Requires-Dist: ([^;\n]+)$", found, re.M))
+        more = () if variables else ("/simple/setuptools/", f"/files/{setuptools.name}")
+        assert set(index.asked) == asked_for(lock, *more)
+    (metadata,) = prefix.glob("lib/python3*/site-packages/deepspeed-0.19.8.dist-info/METADATA")
+    needs = tuple(re.findall(r"^Requires-Dist: ([^;\n]+)$", metadata.read_text(), re.M))
     assert {canonicalize_name(Requirement(need).name) for need in needs} >= {
         canonicalize_name(Requirement(need).name) for need in NEEDS
     }

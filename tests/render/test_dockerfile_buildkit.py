@@ -40,7 +40,7 @@ def test_it_is_understood(path: Path) -> None:
     done = outline(path)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert sorted(argument["name"] for argument in told["args"]) == sorted(IMAGES)
+    assert sorted(argument["name"] for argument in told["args"]) == sorted([*IMAGES, "APT_SNAPSHOT"])
     assert sorted(secret["name"] for secret in told["secrets"]) == ["apt", "ca", "channel", "pip"]
     assert not any(secret.get("required") for secret in told["secrets"])
 

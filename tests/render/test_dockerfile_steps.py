@@ -228,10 +228,10 @@ class TestSystemPackages:
 
     ALL = "ca-certificates g++ gcc git less libc6-dev openssh-client openssh-server pdsh procps tini"
 
-    def install(self, builder: Builder, apt: dict[str, str], has: str) -> list[str]:
+    def install(self, builder: Builder, apt: dict[str, str], has: str, snapshot: str = "") -> list[str]:
         script, removing, _ = step(builder.text, " tini; do").script.partition(" rm -rf /var/lib/apt")
         assert removing
-        done = run(script, builder.root, {**apt, "HAS": has})
+        done = run(script, builder.root, {**apt, "HAS": has, "APT_SNAPSHOT": snapshot})
         assert done.returncode == 0, done.stderr
         log = Path(apt["APT_LOG"])
         return log.read_text().replace(str(builder.root), "").splitlines() if log.exists() else []
@@ -246,10 +246,32 @@ class TestSystemPackages:
             "install --yes --no-install-recommends pdsh tini",
         ]
 
-    def test_other_sources_come_as_a_secret(self, builder: Builder, apt: dict[str, str]) -> None:
+    def test_versions_are_those_of_the_snapshot(self, builder: Builder, apt: dict[str, str]) -> None:
+        """The first update is without: apt learns by it where a source has its snapshots."""
+        snapshot = "--snapshot 20261120T000000Z"
+        assert self.install(builder, apt, self.ALL.replace("tini", ""), "20261120T000000Z") == [
+            "update",
+            f"update -o APT::Update::Error-Mode=any {snapshot}",
+            f"install --yes --no-install-recommends {snapshot} tini",
+        ]
+
+    def test_a_snapshot_that_cannot_be_had_ends_the_step(
+        self, builder: Builder, apt: dict[str, str], tmp_path: Path
+    ) -> None:
+        program = tmp_path / "bin/apt-get"
+        program.write_text(f"{program.read_text()}[[ $* != update*--snapshot* ]] || exit 100\n")
+        script = step(builder.text, " tini; do").script.partition(" rm -rf /var/lib/apt")[0]
+        done = run(script, builder.root, {**apt, "HAS": "", "APT_SNAPSHOT": "20261120T000000Z"})
+        assert done.returncode == 100
+        assert "install" not in Path(apt["APT_LOG"]).read_text()
+
+    @pytest.mark.parametrize("snapshot", ["", "20261120T000000Z"])
+    def test_other_sources_come_as_a_secret_and_are_taken_as_they_are(
+        self, builder: Builder, apt: dict[str, str], snapshot: str
+    ) -> None:
         (builder.root / "run/apt.list").write_text("deb https://mirror.invalid/ubuntu noble main\n")
         options = "-o Dir::Etc::SourceList=/run/apt.list -o Dir::Etc::SourceParts=/dev/null"
-        assert self.install(builder, apt, self.ALL.replace("tini", "")) == [
+        assert self.install(builder, apt, self.ALL.replace("tini", ""), snapshot) == [
             f"update {options}",
             f"install --yes --no-install-recommends {options} tini",
         ]

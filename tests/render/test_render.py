@@ -96,7 +96,7 @@ def test_rendering_is_a_pure_function(given: Given, monkeypatch: pytest.MonkeyPa
 def test_what_is_started_from_has_a_digest_and_can_be_replaced(given: Given, devel: Given) -> None:
     for text, ships in ((dockerfile(given), "base"), (dockerfile(devel), "devel")):
         arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", text, re.M))
-        assert list(arguments) == ["BUILD_BASE", "BASE", "MICROMAMBA"]
+        assert list(arguments) == ["BUILD_BASE", "BASE", "MICROMAMBA", "APT_SNAPSHOT"]
         assert re.fullmatch(rf"nvidia/cuda:12\.6\.3-devel-ubuntu24\.04{DIGEST}", arguments["BUILD_BASE"])
         assert re.fullmatch(rf"nvidia/cuda:12\.6\.3-{ships}-ubuntu24\.04{DIGEST}", arguments["BASE"])
         assert re.fullmatch(rf"mambaorg/micromamba:2\.3\.3{DIGEST}", arguments["MICROMAMBA"])
@@ -120,8 +120,29 @@ def test_the_image_starts_as_envbuilds_own_does(devel: Given) -> None:
     assert f"WORKDIR {run.working_dir}" in final
     assert f"ENTRYPOINT {json.dumps(run.entrypoint)}" in final
     assert f"CMD {json.dumps(run.cmd)}" in final
-    assert 'ENV LD_LIBRARY_PATH=""' in final
+    assert 'ENV LD_LIBRARY_PATH="/usr/local/nvidia/lib:/usr/local/nvidia/lib64"' in final
     assert "EXPOSE 22/tcp 2222/tcp 8888/tcp" in final
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_no_path_of_the_image_has_the_current_folder_in_it(path: Path) -> None:
+    """An empty name between colons is the current folder to the loader, the shell and Python: also after a prefix."""
+    variables = dict(re.findall(r'^ENV (\w+)="(.*)"$', path.read_text(), re.M))
+    paths = {name: value for name, value in variables.items() if name.endswith("PATH")}
+    assert {"PATH", "LD_LIBRARY_PATH"} <= paths.keys()
+    for value in paths.values():
+        assert all(name.startswith("/") for name in f"/mine:{value}".split(":"))
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_ubuntus_packages_are_those_of_the_locks_day_in_both_stages(path: Path) -> None:
+    lock = read_lock(small_recipe(path.stem.removeprefix("pytorch-cuda-")).lock_path)
+    head, *stages = re.split(r"^FROM ", path.read_text(), flags=re.M)
+    assert f"\nARG APT_SNAPSHOT={lock.resolved.replace('-', '')}T000000Z\n" in head
+    installing = [stage for stage in stages if "apt-get install" in stage]
+    assert len(installing) == 2
+    for stage in installing:
+        assert stage.index("\nARG APT_SNAPSHOT\n") < stage.index("apt-get")
 
 
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)

@@ -130,6 +130,7 @@ def test_without_newuidmap_the_error_says_what_to_install(unprivileged, tmp_path
     assert done.stdout.endswith("7\n")
 
 
+@pytest.mark.needs("newuidmap")
 @pytest.mark.parametrize("text", ["", "other:100000:65536\n", "root:100000:1000\n", "broken\nroot:x:y\n"])
 def test_without_ranges_the_error_says_what_to_configure(tmp_path, text):
     (tmp_path / "subuid").write_text(text)
@@ -142,6 +143,7 @@ def test_without_ranges_the_error_says_what_to_configure(tmp_path, text):
     assert str(tmp_path / "subgid") not in caught.value.message
 
 
+@pytest.mark.needs("newuidmap")
 def test_ranges_by_name_or_number_become_maps(tmp_path):
     (tmp_path / "subuid").write_text("root:5:10\n0:300000:65536\nroot:400000:65536\n")
     (tmp_path / "subgid").write_text("root:500000:65535")

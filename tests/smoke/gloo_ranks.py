@@ -33,7 +33,9 @@ with Team(folder=Path(request["folder"])) as team:
         if "floor" in options:
             options["floor"] = Floor(**options["floor"])
         try:
-            found = {"numbers": find(check).load().answer(context, place, **options)}
+            module = find(check).load()
+            numbers = module.answer(context, place, **options) if hasattr(module, "answer") else module.run(context)
+            found = {"numbers": numbers}
         except Failure as no:
             found = {"expected": no.expected, "seen": no.seen, "hint": no.hint, "numbers": no.numbers}
         found |= {"warnings": context.warnings, "ranks": [member.process.pid for member in team._members]}

@@ -238,3 +238,29 @@ def test_little_shared_memory_is_a_warning(machine):
     source = place.suite / "smoke/checks/host.py"
     source.write_text(source.read_text().replace("SHM_WANTED = 1 << 30", "SHM_WANTED = 1 << 60"))
     assert any("/dev/shm has" in text for text in _warnings(place))
+
+
+def test_a_driver_folder_without_libcuda_so_is_a_warning_that_names_it(machine):
+    place = machine()
+    folder = place.root / "driver"
+    (warning,) = [text for text in _warnings(place) if "libcuda" in text]
+    assert warning.startswith(f"{folder} has libcuda.so.1 but no libcuda.so, with which Triton links")
+    (folder / "libcuda.so").symlink_to("libcuda.so.1")
+    assert not [text for text in _warnings(place) if "libcuda" in text]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [("9", "modprobe nvidia"), ("4", "/dev/nvidia*"), ("999", "dmesg")]
+)
+def test_an_nvml_that_does_not_start_fails_with_its_cure(machine, status, said):
+    found = machine(INIT=status).ask("host").failed("host", f"({status})")
+    assert said in found["hint"]
+    assert "NVIDIA_DRIVER_CAPABILITIES" not in found["hint"]
+
+
+def test_a_missing_libcuda_is_named_and_no_variable_is_blamed(machine):
+    place = machine()
+    (place.root / "driver/libcuda.so.1").unlink()
+    place.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    found = place.ask("host").failed("host", "cuInit: -1")
+    assert "libcuda.so.1 is not in the container" in found["hint"]

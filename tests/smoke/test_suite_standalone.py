@@ -59,6 +59,7 @@ def test_it_lists_its_checks_where_nothing_is_installed(place):
         "zero3-fused-adam",
         "zero-stages",
         "zero-checkpoint",
+        "cpp-extension",
         "zero-offload",
     ]
 

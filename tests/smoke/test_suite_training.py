@@ -172,6 +172,72 @@ def test_offload_where_nothing_compiles_is_refused_with_the_way_out(tmp_path, to
     assert '"torch_adam": true' in found["hint"]
 
 
+EXTENSION = ("cpp-extension", {})
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(900)
+def test_the_cpu_optimizer_compiles_once_and_is_right(tmp_path, torch_interpreter):
+    asks = [EXTENSION, ("zero-offload", {"ways": ["cpu_adam"]})]
+    extension, offload = ask(tmp_path, torch_interpreter, asks, expect=EXPECT)
+    numbers = extension.passed()
+    assert numbers["module"] == "cpu_adam"
+    assert 0 < numbers["error"] <= 1
+    trained = offload.passed()
+    assert trained["compiled"]["compile_seconds"] == numbers["compile_seconds"], "the same build"
+    assert trained["compiled"]["waited_seconds"] < 1
+    assert trained["ways"]["cpu_adam"]["optimizer"] == "DeepSpeedCPUAdam"
+    _within(trained["ways"]["cpu_adam"])
+
+
+HIDDEN = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "setuptools":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Hidden())
+"""
+
+
+@pytest.mark.torch
+def test_an_image_without_setuptools_is_refused_and_the_module_is_named(tmp_path, torch_interpreter):
+    (answer,) = ask(tmp_path, torch_interpreter, [EXTENSION], expect=EXPECT, defect=HIDDEN)
+    assert "setuptools" in answer.failed("cpu_adam")["hint"]
+
+
+@pytest.mark.torch
+def test_an_image_without_a_compiler_is_refused_without_a_gpu(tmp_path, torch_interpreter):
+    environ = {"PATH": str(torch_interpreter.parent)}
+    (answer,) = ask(tmp_path, torch_interpreter, [EXTENSION], expect=EXPECT, environ=environ)
+    assert "no C or C++ compiler on PATH" in answer.failed("cpu_adam")["hint"]
+
+
+WRONG_STEP = """
+import sys
+if any("cpu_adam" in word for word in sys.orig_argv):
+    import deepspeed.ops.op_builder as builders
+    class Builder(builders.CPUAdamBuilder):
+        def load(self, *a, **k):
+            class Module:
+                __name__ = "cpu_adam"
+                create_adam = destroy_adam = lambda self, *a, **k: 0
+                def adam_update(self, which, step, lr, b1, b2, eps, decay, bias, p, g, m, v):
+                    import torch
+                    torch.add(p, g, alpha=-lr, out=p)
+            return Module()
+    builders.CPUAdamBuilder = Builder
+    import deepspeed.ops.adam.cpu_adam as module
+    module.CPUAdamBuilder = Builder
+"""
+
+
+@pytest.mark.torch
+def test_an_optimizer_that_computes_something_else_is_refused(tmp_path, torch_interpreter):
+    (answer,) = ask(tmp_path, torch_interpreter, [EXTENSION], expect=EXPECT, defect=WRONG_STEP)
+    answer.failed("DeepSpeedCPUAdam within its bound", "times the bound")
+
+
 NOT_DEEPSPEEDS = """
 import os
 if os.environ.get("RANK"):
@@ -187,17 +253,6 @@ if os.environ.get("RANK"):
 @pytest.mark.torch
 def test_offload_with_another_optimizer_is_refused(tmp_path, torch_interpreter):
     _refused(tmp_path, torch_interpreter, PLAIN[3], NOT_DEEPSPEEDS, "AdamW, its state", "Adam, state on cpu")
-
-
-@pytest.mark.torch
-@pytest.mark.timeout(900)
-def test_deepspeeds_own_optimizer_for_offload_compiles_at_first_use_and_is_right(tmp_path, torch_interpreter):
-    asks = [("zero-offload", {"ways": ["cpu_adam"]})]
-    (answer,) = ask(tmp_path, torch_interpreter, asks, expect=EXPECT)
-    numbers = answer.passed()
-    assert numbers["compiled"]["module"] == "cpu_adam"
-    assert numbers["ways"]["cpu_adam"]["optimizer"] == "DeepSpeedCPUAdam"
-    _within(numbers["ways"]["cpu_adam"])
 
 
 OPERATOR = """

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from envbuild.lock.compare import differences
+from envbuild.lock.conda.frompip import pip_problems
 from envbuild.lock.conda.model import CondaLock
 from envbuild.lock.conda.records import to_record, virtual_records
-from envbuild.lock.conda.specs import environment_specs, interpreter_specs, virtual
+from envbuild.lock.conda.specs import FROM_PIP, environment_specs, interpreter_specs, virtual
 from envbuild.recipe.model import Recipe
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ def follows_conda(lock: CondaLock, parent: CondaLock) -> list[str]:
     """
     if lock.virtual.get("__glibc") != parent.virtual.get("__glibc") or lock.channels != parent.channels:
         return []
-    known = {package.name: package for package in parent.packages}
+    there = {package.name: (package.file, package.sha256) for package in parent.packages}
+    mine = [(package.name, package.file, package.sha256) for package in lock.packages]
+    from_pip = {item.name: (item.file, item.sha256) for item in parent.pip if item.name in FROM_PIP}
+    mine_from_pip = [(item.name, item.file, item.sha256) for item in lock.pip]
     return [
-        f"{package.name}: {parent.ref} locks {known[package.name].file}, this lock holds {package.file}"
-        for package in lock.packages
-        if package.name in known and known[package.name].sha256 != package.sha256
+        f"{name}: {parent.ref} locks {known[name][0]}, this lock holds {file}"
+        for known, held in ((there, mine), (from_pip, mine_from_pip))
+        for name, file, sha256 in held
+        if name in known and known[name][1] != sha256
     ]
 
 
@@ -50,10 +55,7 @@ def _locked(recipe: Recipe, lock: CondaLock) -> Iterator[str]:
         if spec.text not in lock.specs:
             yield f"{spec.text}: the recipe asks for it ({spec.why}), the lock was not made with it"
     yield from _consistent(lock)
-    pinned = recipe.deepspeed.version if recipe.deepspeed and recipe.makes_environment else None
-    source = {artifact.name: artifact.version for artifact in lock.pip}.get("deepspeed")
-    if source != pinned:
-        yield f"deepspeed: the recipe has {pinned or 'none'}, the lock holds {source or 'none'}"
+    yield from pip_problems(recipe, lock)
 
 
 def _consistent(lock: CondaLock) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock, CondaPackage, dependency_names
 from envbuild.lock.file import artifact_problems
 from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
+from envbuild.recipe.load import is_ref
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -67,6 +68,8 @@ def _plain(lock: CondaLock) -> dict[str, Any]:
 
 def _problems(lock: CondaLock) -> Iterator[str]:
     """What cannot be in a well-typed lock."""
+    if not is_ref(lock.ref):
+        yield f"$.ref is {json.dumps(str(lock.ref))}, which is no reference to a recipe (NAME:TAG)"
     if not _TIME.fullmatch(lock.exclude_newer):
         yield f"$.exclude_newer is {json.dumps(lock.exclude_newer)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     for name, text in lock.virtual.items():
@@ -78,8 +81,12 @@ def _problems(lock: CondaLock) -> Iterator[str]:
         where = f"$.pip[{position}]"
         for problem in artifact_problems(artifact):
             yield f"{where}.{problem}"
-        if artifact.kind != "sdist":
-            yield f"{where}.kind is {json.dumps(artifact.kind)}, but must be sdist"
+        if artifact.kind not in ("sdist", "wheel"):
+            yield f"{where}.kind is {json.dumps(artifact.kind)}, but must be sdist or wheel"
+        if artifact.index != "python":
+            yield f"{where}.index is {json.dumps(artifact.index)}, but must be python"
+        if artifact.name in {other.name for other in lock.pip[:position]}:
+            yield f"{where}: {artifact.name} is there twice"
     yield from _unreadable(lock)
 
 
@@ -108,6 +115,8 @@ def _channel_problems(lock: CondaLock) -> Iterator[str]:
         where = f"$.channels[{position}]"
         if not _URL.fullmatch(channel.url):
             yield f"{where}.url is {json.dumps(channel.url)}, which is not an http address that ends with /"
+        if not channel.name.isprintable() or not channel.url.isprintable():
+            yield f"{where} has a name or url that is no line of text"
         if channel.name in {other.name for other in lock.channels[:position]}:
             yield f"{where}: {channel.name} is there twice"
 

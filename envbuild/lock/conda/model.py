@@ -64,8 +64,9 @@ class CondaLock:
     ``recipe`` is what the recipe asked of conda (``Recipe.conda_dict``). ``virtual`` says what the machine was
     supposed to have: a virtual package's name and ``version`` or ``version=build``. ``exclude_newer`` is the time
     (RFC 3339, UTC) after which no package counts. ``specs`` are the MatchSpecs that were asked of the solver.
-    ``packages`` are sorted by name. ``pip`` holds DeepSpeed's source where the environment has DeepSpeed: pip
-    installs it after the packages.
+    ``packages`` are sorted by name. ``pip`` holds, by name, what pip installs
+    after the packages where the environment has DeepSpeed: its source, and wheels of what it needs and conda-forge has
+    without Python's metadata (ninja).
     """
 
     format: int

@@ -11,14 +11,13 @@ from envbuild.lock.conda.channels import CondaChannels
 from envbuild.lock.conda.check import follows_conda
 from envbuild.lock.conda.clash import Asked
 from envbuild.lock.conda.explain import explained
+from envbuild.lock.conda.frompip import pip_problems, resolve_pip
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock
 from envbuild.lock.conda.records import to_record
 from envbuild.lock.conda.solve import Question, Solver, Unsolvable
 from envbuild.lock.conda.specs import Spec, environment_specs, interpreter_specs, virtual
 from envbuild.lock.indexes import Indexes
 from envbuild.lock.model import Artifact
-from envbuild.lock.python.source import deepspeed_source
-from envbuild.lock.python.standin import BUILT_REQUIREMENTS, requirements_of
 from envbuild.progress import Progress
 from envbuild.recipe.conda import PINNED
 from envbuild.recipe.model import Recipe
@@ -50,7 +49,7 @@ def resolve_conda(
     Args:
         recipe: what a person pinned.
         channels: where this machine finds channels.
-        indexes: where it finds Python packages, for DeepSpeed's source.
+        indexes: where it finds Python packages, for what pip brings.
         http: the connections to those.
         previous: the lock that is there.
         parent: the lock of the recipe that this one extends: its packages come before those of ``previous``.
@@ -64,12 +63,14 @@ def resolve_conda(
             exit 5, something does not verify.
     """
     _check_upgrade(recipe, previous, parent, upgrade)
-    follows = parent is None or previous is None or not follows_conda(previous, parent)
-    if previous is not None and previous.recipe == recipe.conda_dict() and not upgrade and follows:
+    if previous is not None and not upgrade and _is_settled(recipe, previous, parent):
         return previous
     before = f"{date}T23:59:59Z"
-    source = _source(recipe, indexes, http, store, progress, before)
-    specs = _specs(recipe, source, store)
+    pip = resolve_pip(
+        recipe, indexes=indexes, http=http, locked=_locked_for_pip(previous, parent, upgrade), before=before,
+        store=store, progress=progress,
+    )  # fmt: skip
+    specs = environment_specs(recipe, pip.needs) if recipe.makes_environment else interpreter_specs(recipe)
     _check_specs(recipe, specs)
     question = Question(
         channels=recipe.conda.channels,
@@ -90,11 +91,17 @@ def resolve_conda(
     lock = CondaLock(
         format=FORMAT, ref=recipe.ref, recipe=recipe.conda_dict(), platform=PLATFORM, channels=answer.channels,
         virtual=question.virtual, exclude_newer=before, specs=question.specs, packages=answer.packages,
-        pip=(source,) if source else (),
+        pip=pip.artifacts,
     )  # fmt: skip
     if previous is not None and replace(lock, exclude_newer=previous.exclude_newer) == previous:
         return previous
     return lock
+
+
+def _is_settled(recipe: Recipe, previous: CondaLock, parent: CondaLock | None) -> bool:
+    """Whether the lock is what would be made again."""
+    follows = parent is None or not follows_conda(previous, parent)
+    return previous.recipe == recipe.conda_dict() and follows and not any(pip_problems(recipe, previous))
 
 
 def _kept(
@@ -108,23 +115,12 @@ def _kept(
     return list(found.values())
 
 
-def _source(
-    recipe: Recipe, indexes: Indexes, http: Http, store: Store, progress: Progress, before: str
-) -> Artifact | None:
-    """DeepSpeed's source, where the environment has DeepSpeed."""
-    if recipe.deepspeed is None or not recipe.makes_environment:
-        return None
-    return deepspeed_source(recipe, indexes.python, http=http, store=store, progress=progress, before=before)
-
-
-def _specs(recipe: Recipe, source: Artifact | None, store: Store) -> tuple[Spec, ...]:
-    if not recipe.makes_environment:
-        return interpreter_specs(recipe)
-    needs: list[str] = []
-    if source is not None:
-        needs = requirements_of(store.artifact(source.sha256), name=source.name, version=source.version)
-        needs += BUILT_REQUIREMENTS
-    return environment_specs(recipe, needs)
+def _locked_for_pip(
+    previous: CondaLock | None, parent: CondaLock | None, upgrade: Sequence[str]
+) -> list[Artifact]:
+    """What pip was given: of a name that both locks have, the extended recipe's first."""
+    locks = [lock for lock in (parent, previous) if lock is not None]
+    return [item for lock in locks for item in lock.pip if item.name not in upgrade]
 
 
 def _check_specs(recipe: Recipe, specs: Sequence[Spec]) -> None:
@@ -142,12 +138,19 @@ def _check_specs(recipe: Recipe, specs: Sequence[Spec]) -> None:
             ) from None  # fmt: skip
 
 
+def _names(lock: CondaLock | None) -> set[str]:
+    """Of everything that a lock holds."""
+    if lock is None:
+        return set()
+    return {package.name for package in lock.packages} | {item.name for item in lock.pip}
+
+
 def _check_upgrade(
     recipe: Recipe, previous: CondaLock | None, parent: CondaLock | None, upgrade: Sequence[str]
 ) -> None:
     """Each name must be locked, not pinned by the recipe, and not taken from the extended recipe's lock."""
-    known = {package.name for package in previous.packages} if previous else set()
-    inherited = {package.name for package in parent.packages} if parent else set()
+    known = _names(previous)
+    inherited = _names(parent)
     for name in upgrade:
         if name in PINNED:
             raise EnvbuildError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 
-from packaging.requirements import Requirement
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from envbuild.errors import EnvbuildError, Exit
@@ -17,12 +18,17 @@ from envbuild.recipe.model import Recipe
 BUILD = ("pip", "setuptools", "wheel")
 """What pip needs in the environment to build DeepSpeed's source there without isolation."""
 
+FROM_PIP = ("ninja",)
+"""What DeepSpeed needs and conda-forge has as a program only, without the metadata by which pip knows a package: in an
+environment with DeepSpeed it comes from pip, and not from conda, since both would write the same program."""
+
 KERNEL = "4.18"
 """``__linux`` of a lock: the kernel of RHEL 8, the oldest system with glibc 2.28."""
 
 ARCHITECTURE = "1=x86_64"
 """``__archspec`` of a lock: any x86-64 processor."""
 
+_NAME = re.compile(r"[^A-Za-z0-9._-]")
 _LINUX = {
     "implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix",
     "sys_platform": "linux", "platform_system": "Linux", "platform_machine": "x86_64", "platform_release": "",
@@ -72,7 +78,31 @@ def environment_specs(recipe: Recipe, needs: Iterable[str]) -> tuple[Spec, ...]:
         for text in needs:
             found += _requirement(recipe, text, "deepspeed.version", f"{why} ({text})")
         found += [Spec(text=name, key="deepspeed.version", why=f"{why}, which pip builds") for name in BUILD]
+        found = [spec for spec in found if spec.name not in FROM_PIP]
     return tuple({spec.text: spec for spec in reversed(found)}.values())[::-1]
+
+
+def pip_requirements(recipe: Recipe, needs: Iterable[str]) -> tuple[str, ...]:
+    """What pip is to bring besides DeepSpeed: requirements (PEP 508) on names of ``FROM_PIP``, whoever asks for them.
+
+    None where the environment has no DeepSpeed.
+
+    Args:
+        recipe: its pins; what it leaves out of the environment counts all the same, since DeepSpeed needs it.
+        needs: DeepSpeed's requirements (PEP 508).
+
+    Raises:
+        EnvbuildError: exit 3, a MatchSpec that is no requirement.
+    """
+    if recipe.deepspeed is None or not recipe.makes_environment:
+        return ()
+    asked = [(f"python.packages[{at}]", text) for at, text in enumerate(recipe.python.packages)]
+    asked += [("parts", text) for part in recipe.parts for text in part.conda]
+    asked += [(f"conda.packages[{at}]", text) for at, text in enumerate(recipe.conda.packages)]
+    asked += [("deepspeed.version", text) for text in needs]
+    asked += [("conda.versions", f"{name}=={version}") for name, version in recipe.conda.versions.items()]
+    found = [_as_requirement(recipe, key, text) for key, text in asked if _plain_name(text) in FROM_PIP]
+    return tuple(dict.fromkeys(found))
 
 
 def virtual(recipe: Recipe) -> dict[str, str]:
@@ -97,6 +127,23 @@ def conda_name(name: str) -> str:
     known: dict[str, str] = tomllib.loads(text)
     canonical = str(canonicalize_name(name))
     return known.get(canonical, canonical)
+
+
+def _plain_name(text: str) -> str:
+    """The name that a requirement or a MatchSpec starts with."""
+    return canonicalize_name(_NAME.split(text.strip(), maxsplit=1)[0])
+
+
+def _as_requirement(recipe: Recipe, key: str, text: str) -> str:
+    try:
+        return str(Requirement(text))
+    except InvalidRequirement:
+        name = _plain_name(text)
+        raise EnvbuildError(
+            "no-pip-equivalent", f'{key}: "{text}" is no Python requirement, and {name} comes from pip, with DeepSpeed',
+            hint=f'write it as one, such as "{name} >=1.11", or remove it: DeepSpeed brings {name}',
+            exit=Exit.INPUT, where=recipe.where(key),
+        ) from None  # fmt: skip
 
 
 def _pins(recipe: Recipe) -> Iterator[Spec]:

@@ -70,9 +70,9 @@ def no_version(
     )  # fmt: skip
 
 
-def no_wheel(recipe: Recipe, name: str, version: str) -> EnvbuildError:
-    """The error for a package without a wheel that the image can use."""
-    target = f"CPython {recipe.python.version} on {uv.PLATFORM}"
+def no_wheel(recipe: Recipe, name: str, version: str, platform: str = uv.PLATFORM) -> EnvbuildError:
+    """The error for a package without a wheel that the image, or an environment on ``platform``, can use."""
+    target = f"CPython {recipe.python.version} on {platform}"
     return EnvbuildError(
         "no-wheel", f"{name} {version} has no wheel for {target}", exit=Exit.INPUT, where=_where(recipe, name),
         hint="Pin another version, or put a wheel on an index of your own: only DeepSpeed is compiled here.",

@@ -81,6 +81,16 @@ class PythonResolver:
             build=_artifacts(build, sizes),
         )
 
+    def alone(self, lines: Sequence[str], *, glibc: int) -> tuple[Artifact, ...]:
+        """Wheels for these requirements, without what they need themselves, for a C library 2.``glibc``.
+
+        Raises:
+            EnvbuildError: exit 3, a requirement cannot be met; exit 4, the index.
+        """
+        chosen = self._solve(replace(self._question(lines), dependencies=False), (), glibc=glibc)
+        sizes = files.sizes([file for _, file in chosen], self.indexes.python, self.http, self.progress)
+        return _artifacts(chosen, sizes)
+
     def _source(self, urls: Sequence[str]) -> Artifact:
         """DeepSpeed's sdist, fetched: its requirements are read from it."""
         return deepspeed_source(
@@ -131,7 +141,9 @@ class PythonResolver:
             before=self.before, prefer=self.keep, upgrade=self.upgrade,
         )  # fmt: skip
 
-    def _solve(self, question: uv.Question, urls: Sequence[str]) -> list[_Chosen]:
+    def _solve(
+        self, question: uv.Question, urls: Sequence[str], *, glibc: int = tags.IMAGE_GLIBC
+    ) -> list[_Chosen]:
         """Ask uv, and choose a wheel for each package."""
         try:
             packages = uv.solve(replace(question, before=self.before), self.indexes.environ)
@@ -140,16 +152,17 @@ class PythonResolver:
                 "The index tells no upload times: the lock holds what it offers now, whatever the date."
             )
             self.before = None
-            return self._solve(question, urls)
+            return self._solve(question, urls, glibc=glibc)
         except uv.Unsolvable as error:
             raise explain.unsolvable(
                 self.recipe, str(error), urls or self.indexes.python, self.http, before=self.before
             ) from None
         chosen = []
         for package in sorted(packages, key=lambda item: item.name):
-            wheel = tags.best_wheel(package.wheels, self.recipe.python.version)
+            wheel = tags.best_wheel(package.wheels, self.recipe.python.version, glibc)
             if wheel is None:
-                raise explain.no_wheel(self.recipe, package.name, package.version)
+                platform = f"x86_64-manylinux_2_{glibc}"
+                raise explain.no_wheel(self.recipe, package.name, package.version, platform)
             if wheel.sha256 is None:
                 raise explain.no_hash(package)
             chosen.append((package, wheel))

@@ -11,14 +11,15 @@ from packaging.utils import parse_wheel_filename
 from envbuild.lock.python.uv import RemoteFile
 
 _LEGACY = {17: "manylinux2014_x86_64", 12: "manylinux2010_x86_64", 5: "manylinux1_x86_64"}
-_GLIBC_MINOR = 36
+IMAGE_GLIBC = 36
+"""The image's C library: Debian 12 has glibc 2.36."""
 
 
 @lru_cache
-def _ranks(python: str) -> dict[Tag, int]:
+def _ranks(python: str, glibc: int) -> dict[Tag, int]:
     version = tuple(int(part) for part in python.split("."))
     platforms = []
-    for minor in range(_GLIBC_MINOR, 4, -1):
+    for minor in range(glibc, 4, -1):
         platforms.append(f"manylinux_2_{minor}_x86_64")
         if minor in _LEGACY:
             platforms.append(_LEGACY[minor])
@@ -31,13 +32,13 @@ def _ranks(python: str) -> dict[Tag, int]:
     return ranks
 
 
-def best_wheel(wheels: Sequence[RemoteFile], python: str) -> RemoteFile | None:
-    """The wheel whose best tag pip would prefer on CPython ``python`` with glibc 2.36 on x86-64.
+def best_wheel(wheels: Sequence[RemoteFile], python: str, glibc: int = IMAGE_GLIBC) -> RemoteFile | None:
+    """The wheel whose best tag pip would prefer on CPython ``python`` with glibc 2.``glibc`` on x86-64.
 
     Equal tags are told apart by the build number (higher wins, wheel specification), then by the file's name.
     """
     ranked: list[tuple[int, tuple[int, str], str, RemoteFile]] = []
-    ranks = _ranks(python)
+    ranks = _ranks(python, glibc)
     for wheel in wheels:
         try:
             _, _, build, tags = parse_wheel_filename(wheel.name)

@@ -151,6 +151,14 @@ CHECKS = (
         group="ranks",
     ),
     Check(
+        id="cpp-extension",
+        reason="C++ extensions compile here at first use: DeepSpeed's CPU optimizer, which agrees with torch's AdamW",
+        timeout=900,
+        beside="cpu",
+        operator=True,
+        group="ranks",
+    ),
+    Check(
         id="zero-offload",
         reason="ZeRO-3 with optimizer and parameters offloaded to the CPU agrees with torch's AdamW",
         timeout=420,

@@ -9,12 +9,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ..causes import complaints, hint_of, own_output
 from ..context import Context
 from ..model import Failure
 
-MISSING = (
-    "Triton and Inductor call a C compiler and need Python's headers: `gcc --version`, /usr/include/python3*"
-)
+UNKNOWN = "the check's output below has the compiler's own words and the traceback"
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -78,10 +77,12 @@ def one_gpu(device: str, inductor: Path, triton: Path) -> dict[str, Any]:
 
 def not_compiled(error: Exception, *, where: str) -> Failure:
     """The failure that an exception while compiling is; its traceback goes to the check's output."""
+    printed = own_output()
     traceback.print_exception(error)
     lines = [line for line in str(error).splitlines() if line.strip()]
+    said = [line for line in complaints(printed) if line not in str(error)]
     return Failure(
         expected=f"torch.compile and Triton to compile on {where}",
-        seen=f"{type(error).__name__}: " + "\n".join(lines[:6]),
-        hint=MISSING,
+        seen=f"{type(error).__name__}: " + "\n".join([*lines[:6], *said]),
+        hint=hint_of(f"{type(error).__name__}: {error}\n{printed}", UNKNOWN),
     )

@@ -8,6 +8,7 @@ import re
 import warnings
 from typing import Any
 
+from ..causes import hint_of
 from ..context import Context
 from ..cuda import BLACKWELL_FLOOR
 from ..gpus import driver_version, judge_driver
@@ -31,7 +32,7 @@ def run(context: Context) -> dict[str, Any]:
             expected=f"torch to see the {context.gpus} GPU(s) that are in this container",
             seen=f"is_available() is {available}, {count} GPU(s)"
             + "".join(f"\n{warning.message}" for warning in said),
-            hint=_hint(),
+            hint=_hint("\n".join(str(warning.message) for warning in said)),
             numbers=numbers,
         )
     gpus = [_gpu(torch, index) for index in range(count)]
@@ -54,11 +55,15 @@ def run(context: Context) -> dict[str, Any]:
     return numbers
 
 
-def _hint() -> str:
+def _hint(said: str) -> str:
+    """What torch warned of tells the cause, unless a variable hides GPUs."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
     if hidden is not None:
         return f"CUDA_VISIBLE_DEVICES is {hidden!r}: unset it"
-    return "`nvidia-smi` in the container shows whether the driver's libraries came in; look for Xid lines in dmesg"
+    return hint_of(
+        said,
+        "`nvidia-smi` in the container shows whether the driver's libraries came in; look for Xid lines in dmesg",
+    )
 
 
 def _gpu(torch: Any, index: int) -> dict[str, Any]:

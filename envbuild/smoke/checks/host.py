@@ -6,6 +6,7 @@ It comes last, so that it sees what the other checks' work did to the GPUs. It n
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import tempfile
@@ -13,11 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from .. import gpus
+from ..causes import driver_folder, without_link
 from ..context import Context
 from ..cuda import BLACKWELL_FLOOR
 from ..gpus import judge_driver
 from ..model import Failure
-from ..nvml import LIBRARY_MISMATCH, GpuState, NvmlError, Reading, read_nvml, slowed
+from ..nvml import (
+    DRIVER_NOT_LOADED,
+    LIBRARY_MISMATCH,
+    NO_PERMISSION,
+    GpuState,
+    NvmlError,
+    Reading,
+    read_nvml,
+    slowed,
+)
 
 SHM = Path("/dev/shm")  # noqa: S108 -- a file is made there and removed, as NCCL does
 SEGMENT = 33_030_532
@@ -31,11 +42,24 @@ OPEN_FILES = 1024
 
 BLACKWELL = 10
 FLAGS = "add --ipc=host (or --shm-size=1g) and --ulimit memlock=-1 to `docker run`"
+CAPABILITIES = (
+    "start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility (`docker run --gpus all`), or by "
+    "`envbuild run --gpus all`"
+)
 SYSTEM = {
+    -1: f"the driver's libcuda.so.1 is not in the container: {CAPABILITIES}",
     802: "start nvidia-fabricmanager on the host: GPUs behind an NVSwitch need it, in the driver's version",
     803: "libcuda and the kernel's module are of different versions: reboot the host after a driver update",
 }
-"""CUresult of cuInit that has a known cure."""
+"""CUresult of cuInit that has a known cure; -1: there is no libcuda.so.1."""
+
+NVML: dict[int | None, str] = {
+    None: CAPABILITIES,
+    LIBRARY_MISMATCH: "the driver was updated while its old module is loaded: reboot the host",
+    DRIVER_NOT_LOADED: "load the driver's module on the host (sudo modprobe nvidia), or run `nvidia-smi` there",
+    NO_PERMISSION: "let this user read and write /dev/nvidia* (ls -l /dev/nvidia*)",
+}
+"""nvmlReturn_t that has a known cure; ``None``: there is no library."""
 
 
 def run(context: Context) -> dict[str, Any]:
@@ -53,6 +77,9 @@ def run(context: Context) -> dict[str, Any]:
         _warn(context, gpu)
     _shared_memory(context, numbers)
     _warn_of_limits(context, numbers["limits"])
+    folder = driver_folder()
+    if folder is not None and not (folder / "libcuda.so").exists():
+        context.warn(without_link(folder))
     return numbers
 
 
@@ -63,9 +90,7 @@ def _nvml(numbers: dict[str, Any]) -> Reading:
         raise Failure(
             expected="NVML, the driver's own answers, in libnvidia-ml.so.1",
             seen=str(error),
-            hint="the driver was updated while its old module is loaded: reboot the host"
-            if error.code == LIBRARY_MISMATCH
-            else "start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility (`docker run --gpus all`)",
+            hint=NVML.get(error.code, "look at the host's dmesg for lines with Xid or NVRM"),
             numbers=numbers,
         ) from error
 
@@ -98,7 +123,7 @@ def _all_there(context: Context, reading: Reading, numbers: dict[str, Any]) -> N
 
 def _why_fewer(status: int) -> str:
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None:
+    if hidden is not None and status not in SYSTEM:
         return f"CUDA_VISIBLE_DEVICES is {hidden!r}: unset it"
     return SYSTEM.get(status, "look at the host's dmesg for lines with Xid or NVRM, and at /dev/nvidia-uvm")
 
@@ -178,7 +203,9 @@ def _shared_memory(context: Context, numbers: dict[str, Any]) -> None:
         raise Failure(
             expected=f"{wanted:,} bytes of shared memory in {SHM}: one NCCL segment a GPU",
             seen=f"{error.strerror}; {numbers['shm'] or 'there is no such folder'}",
-            hint=FLAGS,
+            hint=FLAGS
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS)
+            else f"let this user write to {SHM} (its mode is 1777 by default)",
             numbers=numbers,
         ) from error
     if numbers["shm"]["size"] < SHM_WANTED:

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from ..causes import hint_of
 from ..context import Context
 from ..installed import by_name, canonical, files_of
 from ..model import Failure
@@ -25,7 +26,10 @@ def run(context: Context) -> dict[str, Any]:
             raise Failure(
                 expected=f"`import {name}` to succeed",
                 seen=f"{type(error).__name__}: {error}",
-                hint=f'`python -c "import {name}"` in a container of the image shows the whole traceback',
+                hint=hint_of(
+                    f"{type(error).__name__}: {error}",
+                    f'`python -c "import {name}"` in a container of the image shows the whole traceback',
+                ),
                 numbers={"seconds": seconds},
             ) from error
         seconds[name] = round(time.monotonic() - started, 3)

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from ..causes import hint_of
 from ..context import Context
 from ..elf import NotElf
 from ..installed import by_name, files_of
@@ -120,7 +121,7 @@ def _load(operator: Operator, path: Path) -> str:
         raise Failure(
             expected=f"`import {operator.module}` to succeed",
             seen=str(error),
-            hint="it was built against another torch or Python: rebuild it against the image's",
+            hint=hint_of(str(error), REBUILD),
         ) from error
     seen = Path(str(module.__file__)).resolve()
     if seen != path.resolve() or not hasattr(module, "multi_tensor_adam"):

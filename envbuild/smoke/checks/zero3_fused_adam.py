@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cpu_adam
+from ..causes import BUILDING, hint_of
 from ..context import Context, run_ranks
 from ..installed import audit, by_name
 from ..model import Failure, Operator
@@ -152,10 +153,11 @@ def prove_module(operator: Operator) -> dict[str, Any]:
     try:
         module = FusedAdamBuilder().load()
     except Exception as error:
+        said = f"{type(error).__name__}: {error}"
         raise Failure(
             expected=f"DeepSpeed to load {operator.module}",
-            seen=f"accelerator {accelerator}; {type(error).__name__}: {error}",
-            hint=NO_BUILD,
+            seen=f"accelerator {accelerator}; {said}",
+            hint=NO_BUILD if BUILDING.search(said) else hint_of(said, "see the check operator-file"),
         ) from error
     path = locate(operator)
     seen = (accelerator, module.__name__, str(Path(module.__file__).resolve()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import cpu_adam
+from ..causes import hint_of
 from ..context import Context
 from ..model import Failure
 from ..surroundings import Place, gpus_of, joined
@@ -119,7 +120,9 @@ def merge(folder: Path, target: Path) -> float:
         raise Failure(
             expected=f"{SCRIPT} to merge the checkpoint",
             seen=f"status {done.returncode}:\n{done.stdout.strip()[-2000:]}",
-            hint="the script's own words are above; the checkpoint was written by this DeepSpeed a moment before",
+            hint=hint_of(
+                done.stdout, "the script's own words are above: a file of the checkpoint is missing or cut"
+            ),
         )
     return round(time.monotonic() - started, 3)
 
@@ -141,7 +144,7 @@ def loaded(task: Any, folder: Path) -> dict[str, Any]:
         raise Failure(
             expected=f"what {SCRIPT} wrote to load into the model",
             seen=str(error)[-2000:],
-            hint="a shard is missing or of another training",
+            hint=hint_of(str(error), "a shard is missing or of another training"),
         ) from error
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
