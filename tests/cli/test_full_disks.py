@@ -17,6 +17,8 @@ from types import SimpleNamespace
 
 import pytest
 import zstandard
+from smallimage import COMMITTED
+from verdictmaker import signed, verdict_about
 
 from envbuild.cli.app import _guarded
 from envbuild.cli.files import replace_file
@@ -24,9 +26,10 @@ from envbuild.engine import ImageRef, write_archive
 from envbuild.engine.docker_built import save_built
 from envbuild.environment.prefix import claim
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.gate import signing_key
-from envbuild.gate.signed import write_verdict
+from envbuild.gate import SigningKey, signing_key, write_verdict
+from envbuild.image.locked import image_of
 from envbuild.layers.interpreter import gzip_files
+from envbuild.lock import read_lock
 from envbuild.lock.conda.folder import readable
 from envbuild.oci.descriptor import Descriptor
 from envbuild.oci.digest import of_bytes
@@ -135,7 +138,11 @@ def test_a_rendered_file_stays_as_it_was(disk: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_verdict_and_a_signing_key_are_written_whole_or_not(disk: Path) -> None:
     fill(disk)
-    refused(lambda: write_verdict(disk / "verdict.json", b"n" * 9000), disk / "verdict.json")
+    key = SigningKey(seed=bytes(32), where="test")
+    lock = read_lock(COMMITTED)
+    value = verdict_about(image_of(lock), lock, "pytorch-cuda:v2.7", COMMITTED.parents[2])
+    data = signed(value, key)
+    refused(lambda: write_verdict(disk / "verdict.json", data, key=key.public), disk / "verdict.json")
     refused(lambda: signing_key({}, disk), disk / "signing-key.pem")
     assert [item.name for item in disk.iterdir()] == ["filler"]
 
