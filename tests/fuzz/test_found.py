@@ -14,6 +14,7 @@ from fuzz_debian import PACKAGES, RELEASE
 from fuzz_engine import attempt
 from fuzz_images import LISTING, elf
 from fuzz_mutation import DIGITS
+from fuzz_proofs import REPORT
 from fuzz_python import FILE, GOOD, HTML, PAGE, SDIST, tar_bytes
 from fuzz_readers import READERS
 from msgspec import json
@@ -314,6 +315,12 @@ def test_damaged_records_of_an_environment_are_passed_over(data: bytes) -> None:
 )
 def test_odd_events_of_a_build_are_shown_or_passed_over(data: bytes) -> None:
     assert attempt(READERS["build-events"], data) == (None, False)
+
+
+def test_a_report_that_is_nested_deep_is_one_error() -> None:
+    data = json.encode(REPORT).replace(b'"cuda":"12.6"', b'"cuda":' + DEEP)
+    assert DEEP in data
+    assert refusal("suite-report", data).id == "bad-report"
 
 
 def _patched(at: int, data: bytes) -> bytes:
