@@ -160,6 +160,18 @@ def test_a_gzip_whose_checksum_is_wrong_is_one_error() -> None:
     assert refusal("sdist", bytes(data)).id == "bad-toolchain-artifact"
 
 
+@pytest.mark.parametrize("reader", ["sdist", "sdist-requirements", "sdist-licence"])
+def test_a_source_with_a_damaged_byte_is_one_error_or_sound(reader: str) -> None:
+    sound = gzip.compress(SDIST, 1, mtime=0)
+    refused = 0
+    for at in range(len(sound)):
+        for bit in (1, 0x80):
+            crash, no = attempt(READERS[reader], sound[:at] + bytes([sound[at] ^ bit]) + sound[at + 1 :])
+            assert crash is None, crash.told
+            refused += no
+    assert refused > 100
+
+
 @pytest.mark.parametrize(
     "change",
     [

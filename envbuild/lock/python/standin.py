@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import zipfile
+import zlib
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def _pkg_info(sdist: Path, what: str) -> str:
                     stream = archive.extractfile(member)
                     if stream is not None and member.size <= _LIMIT:
                         return stream.read().decode("utf-8", "replace")
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise _wrong(what, f"cannot be read: {error}") from None
     raise _wrong(what, "has no PKG-INFO")
 
