@@ -56,7 +56,6 @@ def create(lock: CondaLock, prefix: Path, means: Means) -> Created:
     refuse_taken(prefix)
     with _timed(seconds, "fetch"):
         fetched = _fetch(lock, means)
-    with _timed(seconds, "check"):
         check_packages(lock, means.store, means.progress)
     claimed = claim(prefix, means.progress)
     try:
