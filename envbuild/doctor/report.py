@@ -88,7 +88,8 @@ class Report:
         width = max(len(finding.id) for finding in self.findings)
         lines = []
         for finding in self.findings:
-            lines.append(f"{_SIGNS[finding.state]}  {finding.id:<{width}}  {finding.detail}")
+            detail = finding.detail.replace("\n", "; ")  # an error's message may have lines
+            lines.append(f"{_SIGNS[finding.state]}  {finding.id:<{width}}  {detail}")
             if finding.fix and finding.state is not State.GOOD:
                 lines.extend(f"   {'':<{width}}  → {part}" for part in finding.fix.splitlines())
         lines.append("")

@@ -248,9 +248,9 @@ def test_an_image_without_python_is_one_error(
 @pytest.mark.docker
 @pytest.mark.parametrize("files", WITHOUT.values(), ids=WITHOUT)
 def test_an_image_without_python_in_docker_is_one_error(
-    cli: Cli, store: Store, docker_name: str, files: Mapping[str, bytes]
+    cli: Cli, store: Store, docker_name: str, files: Callable[[], Mapping[str, bytes]]
 ) -> None:
-    made = image(store.layout, files, name=docker_name, python=False, labels={})
+    made = image(store.layout, files(), name=docker_name, python=False, labels={})
     Docker.connect({}).load(made, SilentProgress())
     cli.fails(3, "image-without-python", "diff", f"docker:{docker_name}", "pytorch-cuda:v2.7")
 

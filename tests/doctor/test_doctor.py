@@ -128,6 +128,15 @@ def test_a_good_machine_is_ready(server: str, tmp_path: Path) -> None:
     }
 
 
+def test_each_finding_is_one_line_whatever_was_seen() -> None:
+    told = Finding(
+        id="docker", state=State.MISSING, detail="no answer\n✓  gpus  8: NVIDIA H200", fix="start it"
+    )
+    lines = Report(findings=(told,)).text().splitlines()
+    assert lines[0] == "✗  docker  no answer; ✓  gpus  8: NVIDIA H200"
+    assert not [line for line in lines if line.startswith("✓")]
+
+
 def report_of(states: Mapping[str, State]) -> Report:
     return Report(
         findings=tuple(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from needed import need
 
 from envbuild.engine import ImageRef, archive_chunks, write_archive
 from envbuild.engine.archive import archive_size
@@ -68,9 +69,10 @@ def test_docker_loads_it(docker_engine: Docker, archive: tuple[ImageRef, Path]) 
 @pytest.fixture
 def podman() -> Iterator[Callable[..., str]]:
     """podman with a store of its own; it takes no run folder of more than 50 characters."""
+    program = need("podman")
     folder = tempfile.mkdtemp(prefix="envbuild-")
     base = [
-        "podman",
+        program,
         "--root",
         f"{folder}/root",
         "--runroot",
