@@ -160,6 +160,11 @@ def test_a_gzip_whose_checksum_is_wrong_is_one_error() -> None:
     assert refusal("sdist", bytes(data)).id == "bad-toolchain-artifact"
 
 
+def test_what_a_zstd_frame_says_of_its_size_is_not_believed() -> None:
+    data = b"(\xb5/\xfd\xf5\x9c\xcbX \x01\t\x00\x00/"
+    assert refusal("conda-repodata-zst", data).id == "channel-wrong"
+
+
 @pytest.mark.parametrize("reader", ["sdist", "sdist-requirements", "sdist-licence"])
 def test_a_source_with_a_damaged_byte_is_one_error_or_sound(reader: str) -> None:
     sound = gzip.compress(SDIST, 1, mtime=0)
