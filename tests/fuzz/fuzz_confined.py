@@ -12,6 +12,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from envbuild.sandbox.syscalls import (
+    CLONE_NEWNS,
+    MNT_DETACH,
+    MS_BIND,
+    MS_PRIVATE,
+    MS_REC,
+    mount,
+    pivot_root,
+    umount,
+    unshare,
+)
+
 _MEMORY = 4 << 30
 _FILE = 64 << 20
 
@@ -69,7 +81,7 @@ class Confined:
         resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE, _FILE))
         os.chdir(folder)
         if os.geteuid() == 0:
-            os.chroot(folder)
+            _enter(folder)
         while True:
             data = _receive(source)
             for path in Path().iterdir():
@@ -82,6 +94,17 @@ class Confined:
             except Exception as error:
                 answer = error if type(error).__name__ == "EnvbuildError" else _told(error)
             _send(sink, pickle.dumps(answer))
+
+
+def _enter(folder: str) -> None:
+    """Make the folder this process's root, in mounts of its own."""
+    unshare(CLONE_NEWNS)
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount(folder, folder, None, MS_BIND)
+    os.chdir(folder)
+    pivot_root(".", ".")
+    umount(".", MNT_DETACH)
+    os.chdir("/")
 
 
 def _told(error: Exception) -> str:
