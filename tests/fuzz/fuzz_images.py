@@ -177,7 +177,7 @@ def _entry(
 ) -> tarfile.TarInfo:
     found = tarfile.TarInfo(name)
     found.type, found.linkname, found.mode, found.mtime = kind, link, mode, 1_577_836_800
-    found.size = size if kind == tarfile.REGTYPE else 0
+    found.size = size if kind == tarfile.REGTYPE and ".wh." not in name else 0
     return found
 
 
