@@ -11,6 +11,7 @@ from pathlib import Path
 from envbuild.bundle.mapped import map_file
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.disk import guarded
+from envbuild.oci.tar_reader import entries
 from envbuild.sandbox.tarstream import TarStream
 
 _READ = 1 << 20
@@ -49,7 +50,11 @@ def plain_layer(
                 out.write(data)
         if stream.digest() != diff_id:
             raise _damaged(blob, f"its content is {stream.digest()}, expected {diff_id}")
-        yield PlainLayer(data=map_file(scratch), files=_files(scratch))
+        try:
+            files = _files(scratch)
+        except tarfile.TarError as error:
+            raise _damaged(blob, str(error)) from error
+        yield PlainLayer(data=map_file(scratch), files=files)
     finally:
         stream.close()
         scratch.unlink(missing_ok=True)
@@ -57,12 +62,11 @@ def plain_layer(
 
 def _files(tar: Path) -> tuple[Content, ...]:
     found = []
-    with tarfile.open(tar, "r:", errors="surrogateescape") as archive:
-        for entry in archive:
-            if entry.isreg() and not entry.issparse() and entry.size:
-                start = entry.offset_data
+    with tar.open("rb") as stream:
+        for entry, content in entries(stream):
+            if content is not None and entry.size:
+                start = stream.tell()
                 found.append(Content(path=entry.name, start=start, end=start + entry.size))
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps every entry in memory
     return tuple(found)
 
 

@@ -79,9 +79,8 @@ def deliver(order: Order, store: Store, sandbox: Sandbox, progress: Progress) ->
     if missing and not order.partial:
         raise _incomplete(index, names)
     if index.plan in missing:
-        return Delivered(index=index, made=(), present=(), waiting=_diff_ids(index), missing=names)
-    plan_path = found[index.plan.sha256]
-    plan = read_plan(plan_path.read_bytes(), index, plan_path)
+        return Delivered(index=index, made=(), present=(), waiting=index.diff_ids, missing=names)
+    plan = read_plan(found[index.plan.sha256], index)
     reader = _reader(index, found)
     undone = [layer for layer in plan.layers if not (store.roots / root_name([layer.diff_id])).is_dir()]
     ready = [layer for layer in undone if all(reader.covers(*span) for span in plan.spans(layer))]
@@ -99,10 +98,6 @@ def deliver(order: Order, store: Store, sandbox: Sandbox, progress: Progress) ->
         waiting=tuple(layer.diff_id for layer in undone if layer not in ready),
         missing=tuple(piece.file for piece in missing),
     )
-
-
-def _diff_ids(index: Index) -> tuple[str, ...]:
-    return tuple(msgspec.json.decode(index.config.text)["rootfs"]["diff_ids"])
 
 
 def _incomplete(index: Index, names: Sequence[str]) -> EnvbuildError:

@@ -110,6 +110,11 @@ def make(old: OldFile, new: memoryview, start: int, end: int) -> tuple[bytes, tu
 
 def apply(old: memoryview, blocks: Sequence[tuple[int, int]], frame: bytes, size: int) -> bytes:
     """The ``size`` bytes that a frame gives. Raises ``zstandard.ZstdError`` for other content."""
+    if zstandard.frame_content_size(frame) not in (
+        -1,
+        size,
+    ):  # what a frame claims is allocated before it is read
+        raise zstandard.ZstdError(f"the frame does not have {size} bytes")
     decompressor = zstandard.ZstdDecompressor(
         dict_data=_raw(_dictionary(old, blocks)), max_window_size=1 << 31
     )

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.bundle.draft import Draft, Part, PatchDraft
 from envbuild.bundle.far import Far
-from envbuild.bundle.model import FAR, INDEX, LITERAL, PLAN, RECIPES, LayerPlan, Plan, read_index, read_plan
+from envbuild.bundle.model import (
+    FAR,
+    INDEX,
+    KIND,
+    LITERAL,
+    PLAN,
+    RECIPES,
+    LayerPlan,
+    Plan,
+    read_index,
+    read_plan,
+)
 from envbuild.bundle.pieces import PieceReader
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.digest import of_file
 from envbuild.oci.disk import guarded
 
 _ASIDE = ".earlier"
+_PIECE = re.compile(r"piece-\d{3,}")
+_START = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +102,14 @@ def forget(output: Path) -> None:
 
 
 def _refuse_strangers(output: Path) -> None:
+    """A bundle's files have the names that packing gives them, and its folders lie beside such a file only."""
     with guarded(output):
-        names = sorted(path.name for path in output.iterdir())
-    ours = {INDEX, PLAN, RECIPES, _ASIDE}
-    strangers = [name for name in names if name not in ours and not name.startswith("piece-")]
+        found = sorted(output.iterdir())
+        files = {path.name for path in found if path.is_file() and not path.is_symlink() and _is_ours(path)}
+        folders = {path.name for path in found if path.is_dir() and not path.is_symlink()}
+        begun = bool(files) or (output / _ASIDE / INDEX).is_file()
+    ours = files | ({RECIPES, _ASIDE} & folders if begun else set())
+    strangers = [path.name for path in found if path.name not in ours]
     if strangers:
         raise EnvbuildError(
             "output-not-empty",
@@ -102,6 +120,15 @@ def _refuse_strangers(output: Path) -> None:
         )
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether a file is one of a bundle: an index that says so (or that was not finished), a plan, a piece."""
+    if path.name == INDEX:
+        with path.open("rb") as stream:
+            start = stream.read(_START)
+        return not start or KIND.encode() in start
+    return path.name == PLAN or _PIECE.fullmatch(path.name) is not None
+
+
 def _read(folder: Path, inputs: str) -> Earlier | None:
     """The bundle in ``folder``, if it is whole and of these inputs; anything else is not worth an error."""
     try:
@@ -110,7 +137,7 @@ def _read(folder: Path, inputs: str) -> Earlier | None:
         whole = all(of_file(folder / piece.file) == f"sha256:{piece.sha256}" for piece in files)
         if index.inputs != inputs or not whole:
             return None
-        plan = read_plan((folder / PLAN).read_bytes(), index, folder / PLAN)
+        plan = read_plan(folder / PLAN, index)
     except (EnvbuildError, OSError):
         return None
     pieces, at = [], 0

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from envbuild.bundle.model import FarFile
+import msgspec
+
+from envbuild.bundle.model import FarFile, check_path
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.digest import canonical_json, of_bytes, of_file
+from envbuild.oci.digest import canonical_json, of_bytes, of_file, read_regular
+from envbuild.oci.document import bounded
 from envbuild.progress import Progress
 
 _GZIP = b"\x1f\x8b"
+_INVENTORY_LIMIT = 256 << 20
 # What differs between the names of one library built twice: the interpreter's tag, and the hash that
 # auditwheel puts into the names of vendored libraries.
 _VARIES = re.compile(r"\.cpython-\d+|-[0-9a-f]{8}(?=\.)")
@@ -112,15 +118,26 @@ def no_such_folder(place: Path) -> EnvbuildError:
 
 
 def walk(folder: Path) -> list[tuple[str, int]]:
-    """Every regular file below ``folder``: relative path and bytes, in order. Links are not followed."""
+    """Every regular file below ``folder``: relative path and bytes, in order. Links are not followed.
+
+    Names that are not UTF-8 are left out: no document can name them.
+    """
     found = []
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = Path(parent, name)
-            if path.is_file() and not path.is_symlink():
+            if path.is_file() and not path.is_symlink() and _is_utf8(str(path.relative_to(folder))):
                 found.append((str(path.relative_to(folder)), path.stat().st_size))
     return found
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def scan(folder: Path, *, jobs: int, progress: Progress) -> list[FarFile]:
@@ -157,10 +174,17 @@ def read_inventory(path: Path) -> list[FarFile]:
         EnvbuildError: exit 3 when it is none.
     """
     try:
-        data = path.read_bytes()
-        rows = json.loads(gzip.decompress(data) if data.startswith(_GZIP) else data)
-        return [FarFile(str(name), int(size), str(sha256)) for name, size, sha256 in rows]
-    except (OSError, EOFError, ValueError, TypeError) as error:
+        data = read_regular(path, _INVENTORY_LIMIT)
+        if data.startswith(_GZIP):
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(_INVENTORY_LIMIT + 1)
+        if len(data) > _INVENTORY_LIMIT:
+            raise ValueError(f"it has more than {_INVENTORY_LIMIT} bytes")
+        with bounded():
+            files = msgspec.json.decode(data, type=list[FarFile])
+        for file in files:
+            check_path(file.path)
+        return files
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise EnvbuildError(
             "bad-inventory",
             f"this is no inventory: {error}",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from typing import Annotated, Final, Literal, NoReturn
 
 import msgspec
 import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.digest import of_bytes
+from envbuild.oci.digest import DIGEST_FORM, SHA256_FORM, of_bytes, read_regular
+from envbuild.oci.document import bounded, check_descriptors, read_object
 from envbuild.recipe import parse_ref
 
 KIND: Final = "envbuild.bundle"
@@ -21,25 +22,44 @@ BLOCK: Final = 64 << 10
 """Dictionaries of patches are whole blocks of this many bytes of a far file."""
 CHUNK: Final = 4 << 20
 """Bytes of a patched file that one frame of its patch gives."""
-_PLAN_LIMIT = 1 << 30
+MAX_WINDOW: Final = 29
+"""2^29 bytes: the whole base fits, so that alike files find each other; unpacking takes as much memory."""
+_INDEX_LIMIT = 16 << 20
+_PLAN_LIMIT = 64 << 20
+"""Bytes of the plan's JSON: 16,000 far files take some 3 MB."""
+_FRAME_LIMIT = 2 * CHUNK
+_DICTIONARY_LIMIT = 1024
+"""Blocks of a frame's dictionary: packing takes 400 at most."""
 
 LITERAL: Final = 0
 FAR: Final = 1
 PATCH: Final = 2
 
 
+DigestText = Annotated[str, msgspec.Meta(pattern=DIGEST_FORM)]
+Sha256Text = Annotated[str, msgspec.Meta(pattern=SHA256_FORM)]
+_FILE_FORM = r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,254}\Z"
+FileName = Annotated[str, msgspec.Meta(pattern=_FILE_FORM)]
+_FORMS = {
+    DIGEST_FORM: "a sha256 digest",
+    SHA256_FORM: "the 64 hex digits of a sha256",
+    _FILE_FORM: "a file name",
+}
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+
+
 class Piece(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One file of the bundle: name, bytes, sha256 (hex)."""
 
-    file: str
-    size: int
-    sha256: str
+    file: FileName
+    size: Count
+    sha256: Sha256Text
 
 
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The image's manifest or config: its digest, and its bytes as text (both are JSON)."""
 
-    digest: str
+    digest: DigestText
     text: str
 
 
@@ -63,35 +83,41 @@ class Index(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """Bytes of plan and pieces."""
         return self.plan.size + sum(piece.size for piece in self.pieces)
 
+    @property
+    def diff_ids(self) -> tuple[str, ...]:
+        """The image's layers, bottom first. Raises ``ValueError`` where the config is none."""
+        with bounded():
+            return msgspec.json.decode(self.config.text, type=_Config).rootfs.diff_ids
+
 
 class FarFile(msgspec.Struct, frozen=True, array_like=True):
     """A file that the far machine has: where it was seen there (a hint), bytes, sha256 (hex)."""
 
     path: str
-    size: int
-    sha256: str
+    size: Count
+    sha256: Sha256Text
 
 
 class Stream(msgspec.Struct, frozen=True, array_like=True):
     """Compressed bytes: where they start in the run of all pieces, and how many."""
 
-    start: int
-    length: int
+    start: Count
+    length: Count
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
     """One chunk of a patched file: its compressed bytes, and the runs of blocks (first, count) that it draws on."""
 
-    length: int
-    blocks: tuple[tuple[int, int], ...]
+    length: Count
+    blocks: tuple[tuple[Count, Count], ...]
 
 
 class Patch(msgspec.Struct, frozen=True, array_like=True):
     """A file of ``size`` bytes as the difference to far file number ``far``, frame after frame from ``start``."""
 
-    far: int
-    size: int
-    start: int
+    far: Count
+    size: Count
+    start: Count
     frames: tuple[Frame, ...]
 
 
@@ -105,10 +131,20 @@ class LayerPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         parts: pairs in the tar's order: (LITERAL, bytes), (FAR, number of a far file), (PATCH, number of a patch).
     """
 
-    diff_id: str
-    size: int
+    diff_id: DigestText
+    size: Count
     literal: Stream | None
-    parts: tuple[tuple[int, int], ...]
+    parts: tuple[tuple[Count, Count], ...]
+
+
+class _Rootfs(msgspec.Struct, frozen=True, kw_only=True):
+    diff_ids: tuple[DigestText, ...]
+
+
+class _Config(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts here of an image config (OCI image spec, config.md)."""
+
+    rootfs: _Rootfs
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -152,7 +188,7 @@ def read_index(folder: Path) -> Index:
     """
     path = folder / INDEX
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _INDEX_LIMIT)
     except OSError as error:
         raise EnvbuildError(
             "no-bundle",
@@ -162,56 +198,92 @@ def read_index(folder: Path) -> Index:
             exit=Exit.USAGE,
         ) from error
     try:
-        index = msgspec.json.decode(data, type=Index)
+        with bounded():
+            index = msgspec.json.decode(data, type=Index)
+        for name, document in (("manifest", index.manifest), ("config", index.config)):
+            if of_bytes(document.text.encode()) != document.digest:
+                raise ValueError(f"the {name}'s text is not that of {document.digest}")
+        _check_manifest(index)
     except ValueError as error:
         _refuse(path, str(error))
     try:
         parse_ref(index.ref)
     except EnvbuildError:
         _refuse(path, f"its ref {index.ref!r} is no reference to a recipe")
-    for name, document in (("manifest", index.manifest), ("config", index.config)):
-        if of_bytes(document.text.encode()) != document.digest:
-            _refuse(path, f"the {name}'s text is not that of {document.digest}")
-    for piece in (index.plan, *index.pieces):
-        if (
-            "/" in piece.file
-            or piece.file in ("", ".", "..")
-            or piece.size < 0
-            or not piece.file.isprintable()
-        ):
-            _refuse(path, f"{piece.file!r} is no file name")
     return index
 
 
-def read_plan(data: bytes, index: Index, where: Path) -> Plan:
+def _check_manifest(index: Index) -> None:
+    """See that the manifest is that of the config, and has as many layers. Raises ``ValueError``."""
+    manifest = read_object(index.manifest.text)
+    check_descriptors(manifest)
+    config, layers = manifest.get("config"), manifest.get("layers")
+    if not isinstance(config, dict) or config.get("digest") != index.config.digest:
+        raise ValueError("the manifest does not name the config")
+    if not isinstance(layers, list) or len(layers) != len(index.diff_ids):
+        raise ValueError("the manifest does not have the layers of the config")
+
+
+def read_plan(path: Path, index: Index) -> Plan:
     """Read the plan, whose hash was checked, and see that it is about the index's image and stays in its bounds.
 
     Raises:
-        EnvbuildError: exit 5.
+        EnvbuildError: exit 5; it cannot be read, too.
     """
     try:
-        with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-            plan = msgspec.json.decode(reader.read(_PLAN_LIMIT), type=Plan)
-        config = msgspec.json.decode(index.config.text)
-        wanted = config["rootfs"]["diff_ids"]
-    except (ValueError, zstandard.ZstdError, KeyError, TypeError) as error:
-        _refuse(where, str(error))
-    if wanted != [layer.diff_id for layer in plan.layers]:
-        _refuse(where, "its layers are not those of the image's config")
-    end = sum(piece.size for piece in index.pieces)
-    counts = {FAR: len(plan.far), PATCH: len(plan.patches)}
-    for layer in plan.layers:
-        if any(kind != LITERAL and not 0 <= n < counts.get(kind, 0) for kind, n in layer.parts):
-            _refuse(where, f"the parts of layer {layer.diff_id} name what it does not have")
-    spans = [span for layer in plan.layers for span in plan.spans(layer)]
-    if any(not 0 <= patch.far < len(plan.far) for patch in plan.patches) or any(
-        not 0 <= start <= stop <= end for start, stop in spans
-    ):
-        _refuse(where, "it names bytes or files that it does not have")
+        with zstandard.ZstdDecompressor().stream_reader(read_regular(path, _PLAN_LIMIT)) as reader:
+            text = reader.read(_PLAN_LIMIT + 1)
+        if len(text) > _PLAN_LIMIT:
+            raise ValueError(f"the plan has more than {_PLAN_LIMIT} bytes")
+        with bounded():
+            plan = msgspec.json.decode(text, type=Plan)
+        _check_plan(plan, index)
+    except OSError as error:
+        _refuse(path, error.strerror or str(error))
+    except (ValueError, zstandard.ZstdError) as error:
+        _refuse(path, str(error))
     return plan
 
 
+def _check_plan(plan: Plan, index: Index) -> None:
+    """See that all that the plan names is there, and that each layer is as long as it says. Raises ``ValueError``."""
+    if index.diff_ids != tuple(layer.diff_id for layer in plan.layers):
+        raise ValueError("its layers are not those of the image's config")
+    for file in plan.far:
+        check_path(file.path)
+    for number, patch in enumerate(plan.patches):
+        _check_patch(patch, f"patch {number}", len(plan.far))
+    sizes = {FAR: [file.size for file in plan.far], PATCH: [patch.size for patch in plan.patches]}
+    end = sum(piece.size for piece in index.pieces)
+    for layer in plan.layers:
+        if any(kind != LITERAL and n >= len(sizes.get(kind, ())) for kind, n in layer.parts):
+            raise ValueError(f"the parts of layer {layer.diff_id} name what it does not have")
+        if any(stop > end for _, stop in plan.spans(layer)):
+            raise ValueError("it names bytes or files that it does not have")
+        total = sum(n if kind == LITERAL else sizes[kind][n] for kind, n in layer.parts)
+        if total != layer.size:
+            raise ValueError(f"the parts of layer {layer.diff_id} have {total} bytes, not {layer.size}")
+
+
+def _check_patch(patch: Patch, where: str, far: int) -> None:
+    if patch.far >= far:
+        raise ValueError(f"{where} draws on a file that it does not have")
+    if len(patch.frames) != -(-patch.size // CHUNK):
+        raise ValueError(f"{where} has {len(patch.frames)} frames for {patch.size} bytes")
+    for frame in patch.frames:
+        if frame.length > _FRAME_LIMIT or sum(count for _, count in frame.blocks) > _DICTIONARY_LIMIT:
+            raise ValueError(f"a frame of {where} is bigger than packing makes one")
+
+
+def check_path(path: str) -> None:
+    """See that the path of a far file is relative and stays in its folder. Raises ``ValueError``."""
+    if not path or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
+        raise ValueError(f"{path[:200]!r} is no relative path")
+
+
 def _refuse(where: Path, reason: str) -> NoReturn:
+    for form, words in _FORMS.items():
+        reason = reason.replace(f"`str` matching regex {form!r}", words)
     raise EnvbuildError(
         "bad-bundle",
         f"this is no bundle that envbuild can read: {reason}",

@@ -23,6 +23,7 @@ from envbuild.bundle.model import (
     INDEX,
     KIND,
     LITERAL,
+    MAX_WINDOW,
     PATCH,
     PLAN,
     RECIPES,
@@ -40,15 +41,12 @@ from envbuild.bundle.model import (
 )
 from envbuild.bundle.pieces import PieceWriter
 from envbuild.engine import ImageRef
-from envbuild.oci.digest import canonical_json, of_bytes
+from envbuild.oci.digest import Digest, canonical_json, of_bytes
 from envbuild.oci.disk import guarded
 from envbuild.progress import Progress, Task
 
 LEVEL = 19
 """zstd's level for what travels whole: measured in docs/explanation/bundle.md."""
-MAX_WINDOW = 29
-"""2^29 bytes: the whole base fits, so that alike files find each other; unpacking takes as much memory."""
-
 _READ = 1 << 20
 _SMALLEST_REFERENCE = 256  # bytes: below, a name and a hash cost as much as the content
 _SMALLEST_PATCH = 64 << 10
@@ -192,7 +190,7 @@ class _Maker:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def draft(self, blob: Path, diff_id: str, advance: Callable[[int], None]) -> Draft:
-        scratch = self.request.scratch / diff_id.removeprefix("sha256:")
+        scratch = self.request.scratch / Digest(diff_id).hex
         packed = self.earlier.draft(diff_id, self.request.far, scratch) if self.earlier else None
         if packed is not None:
             advance(blob.stat().st_size)

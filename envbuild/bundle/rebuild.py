@@ -13,14 +13,14 @@ import zstandard
 
 from envbuild.bundle import delta
 from envbuild.bundle.mapped import map_file
-from envbuild.bundle.model import FAR, LITERAL, LayerPlan, Patch
+from envbuild.bundle.model import FAR, LITERAL, MAX_WINDOW, LayerPlan, Patch
 from envbuild.bundle.pieces import PieceReader
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.sandbox.tarstream import HashedTar
 from envbuild.sandbox.unpack import unpack_stream
 
 _READ = 1 << 20
-_WINDOW = 1 << 31
+_WINDOW = 1 << MAX_WINDOW
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):

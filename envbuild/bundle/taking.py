@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from envbuild.bundle.far import no_such_folder, walk
 from envbuild.bundle.model import INDEX, FarFile, Index, Piece, read_index
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.digest import CHUNK, of_file
+from envbuild.oci.digest import CHUNK, Sha256, of_file
 from envbuild.oci.disk import guarded, new_file, publish
 from envbuild.progress import Progress
 from envbuild.store import Store
@@ -94,11 +95,13 @@ def take_pieces(
 
 def _is(path: Path, piece: Piece) -> bool:
     with guarded(path):
-        return path.stat().st_size == piece.size and of_file(path) == f"sha256:{piece.sha256}"
+        status = path.stat()
+        whole = stat.S_ISREG(status.st_mode) and status.st_size == piece.size
+        return whole and of_file(path) == f"sha256:{piece.sha256}"
 
 
 def _kept(store: Store, piece: Piece) -> Path:
-    return store.partial / f"{piece.sha256}.piece"
+    return store.partial / f"{Sha256(piece.sha256)}.piece"
 
 
 def _keep(path: Path, kept: Path, store: Store) -> Path:

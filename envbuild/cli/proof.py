@@ -26,7 +26,7 @@ from envbuild.gate import (
     write_verdict,
 )
 from envbuild.lock import Lock, lock_bytes
-from envbuild.oci.digest import of_bytes
+from envbuild.oci.digest import Digest, of_bytes
 from envbuild.recipe import Recipe
 from envbuild.smoke.model import Expectations
 from envbuild.store import Store
@@ -142,7 +142,7 @@ def ask_suite(context: Context, ready: Candidate, engine: Engine, *, gpus: Gpus)
 
 def verdict_path(ready: Candidate) -> Path:
     """Where the store keeps the verdict about an image."""
-    return ready.store.root / "verdicts" / f"{ready.subject.manifest.removeprefix('sha256:')}.json"
+    return ready.store.root / "verdicts" / f"{Digest(ready.subject.manifest).hex}.json"
 
 
 def prove(context: Context, ready: Candidate, *, engine: Callable[[], Engine]) -> Proof:

@@ -19,6 +19,7 @@ from envbuild.gate import SignedVerdict, expect, promote, read_signed, require_i
 from envbuild.image.locked import image_of
 from envbuild.lock import Lock
 from envbuild.lock.licences import artifacts_of
+from envbuild.oci.digest import Digest
 from envbuild.oci.image import Image
 from envbuild.recipe import Recipe
 
@@ -120,7 +121,7 @@ def _verdict(
         require_image(signed.verdict, str(recipe.ref))
         promote(signed.verdict, subject, wanted)
         return signed
-    kept = context.store().root / "verdicts" / f"{image.digest.removeprefix('sha256:')}.json"
+    kept = context.store().root / "verdicts" / f"{Digest(image.digest).hex}.json"
     if not kept.exists():
         return None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,10 @@ from pathlib import Path
 from platformdirs import user_cache_path, user_config_path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import read_regular
+from envbuild.oci.document import bounded
 
+_LIMIT = 1 << 20
 _ENGINES = ("docker", "oci", "sandbox")
 _KEYS = {
     "store": "ENVBUILD_STORE",
@@ -94,7 +98,7 @@ def _engine(text: str | None) -> str | None:
 def _jobs(text: str | None) -> int:
     if not text:
         return len(os.sched_getaffinity(0))
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch("[0-9]{1,6}", text) or int(text) < 1:
         raise EnvbuildError(
             "bad-setting",
             f"ENVBUILD_JOBS is {text!r}",
@@ -118,7 +122,8 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
     given = environ.get("ENVBUILD_CONFIG")
     path = Path(given) if given else user_config_path("envbuild") / "config.toml"
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        with bounded():
+            raw = tomllib.loads(read_regular(path, _LIMIT).decode("utf-8"))
     except FileNotFoundError:
         if given:
             raise EnvbuildError(
@@ -128,7 +133,7 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
                 exit=Exit.USAGE,
             ) from None
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # TOMLDecodeError and UnicodeDecodeError among them
         raise EnvbuildError(
             "bad-config", str(error), where=str(path), hint="correct the file", exit=Exit.USAGE
         ) from None
@@ -143,5 +148,17 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
                 exit=Exit.USAGE,
             )
         separator = "," if key == "plain-http" else os.pathsep  # hosts have colons
-        values[_KEYS[key]] = separator.join(map(str, value)) if isinstance(value, list) else str(value)
+        try:
+            text = separator.join(map(str, value)) if isinstance(value, list) else str(value)
+        except ValueError:  # a number of very many digits
+            text = "\0"
+        if "\0" in text:
+            raise EnvbuildError(
+                "bad-config",
+                f"{key} is no usable text",
+                where=str(path),
+                hint=f'write {key} = "…"',
+                exit=Exit.USAGE,
+            )
+        values[_KEYS[key]] = text
     return values

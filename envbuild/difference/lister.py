@@ -28,7 +28,7 @@ import zipfile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 INSTALLERS_OWN = frozenset(
     (
@@ -289,8 +289,8 @@ def operators(site: str, gpu_code: Callable[[bytes], Any] | None) -> dict[str, l
     ``gpu_code`` reads an ELF object (envbuild.native.objects); None where it cannot be had: the list is empty then.
     """
     found: dict[str, list[str]] = {}
-    for folder, _, names in os.walk(os.path.join(site, "deepspeed", "ops")):
-        for name in sorted(names):
+    for folder, names in folders(os.path.join(site, "deepspeed", "ops")):
+        for name in names:
             match = OPERATOR.fullmatch(name)
             if not match:
                 continue
@@ -301,6 +301,20 @@ def operators(site: str, gpu_code: Callable[[bytes], Any] | None) -> dict[str, l
                 code = None
             found[match.group(1)] = words(code.cubin, code.ptx) if code else []
     return found
+
+
+def folders(top: str) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below and with ``top``, and its names. ``os.walk`` would call itself for each folder."""
+    pending = [top]
+    while pending:
+        folder = pending.pop()
+        try:
+            with os.scandir(folder) as entries:
+                found = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        except OSError:
+            continue
+        yield folder, [name for name, is_folder in found if not is_folder]
+        pending += [os.path.join(folder, name) for name, is_folder in reversed(found) if is_folder]
 
 
 def words(cubin: Sequence[int], ptx: Sequence[int]) -> list[str]:

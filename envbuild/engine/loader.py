@@ -8,6 +8,8 @@ own ldconfig writes a cache into a folder that becomes the topmost layer of this
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +26,7 @@ SETTING = "etc/ld.so.conf.d/000-nvidia-driver.conf"
 
 _WORK = "/run/envbuild-loader"
 _SECONDS = 60.0
+_LIMIT = 16 << 20
 
 
 def loader_layer(
@@ -57,11 +60,26 @@ def loader_layer(
         sandbox.run(
             Rootfs(lowers=lowers), command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, timeout=_SECONDS
         )
-    made = work / "ld.so.cache"
-    if not made.is_file():
+    try:
+        cache = _content(work / "ld.so.cache")
+    except OSError:
         return None
-    made.replace(layer / CACHE)
+    (layer / CACHE).write_bytes(cache)
     (layer / CACHE).chmod(0o644)
     (layer / SETTING).write_text(f"{LIBRARY_FOLDER}\n")
     (layer / SETTING).chmod(0o644)
     return layer
+
+
+def _content(path: Path) -> bytes:
+    """What the image's ldconfig wrote: a file of its own, since a link would be followed on the host.
+
+    Raises:
+        OSError: it wrote none, a link, something that is no file, or far more than a cache has.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as stream:
+        data = stream.read(_LIMIT + 1)
+        if not stat.S_ISREG(os.fstat(handle).st_mode) or len(data) > _LIMIT:
+            raise OSError(f"{path} is no cache of the loader's")
+    return data

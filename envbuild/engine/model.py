@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import Any, Literal, Protocol
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
-from envbuild.oci.digest import of_bytes
+from envbuild.oci.digest import Digest, of_bytes
+from envbuild.oci.document import read_json
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
 
@@ -74,7 +74,7 @@ class ImageRef:
             entry = document["config"]
             config = _blob(layout, entry["digest"])
             layers = tuple(_descriptor(item) for item in document["layers"])
-            diff_ids = tuple(str(item) for item in config["rootfs"]["diff_ids"])
+            diff_ids = tuple(str(Digest(item)) for item in config["rootfs"]["diff_ids"])
             if len(layers) != len(diff_ids):
                 raise ValueError(f"{len(layers)} layers, {len(diff_ids)} diff_ids")
             return cls(
@@ -282,7 +282,7 @@ def _blob(layout: Layout, digest: str) -> dict[str, Any]:
             hint="remove that file and build the image again: envbuild image REF",
             exit=Exit.VERIFY,
         )
-    value = json.loads(data)
+    value = read_json(data)
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return value

@@ -6,7 +6,7 @@ Each layer is unpacked once beside the store and used by all images that have it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from socket import gethostname
 from envbuild.engine.gpus import find_driver, with_libraries
 from envbuild.engine.loader import loader_layer
 from envbuild.engine.model import ImageRef, Mount, RunCommand, not_loaded, process_argv, process_env
-from envbuild.engine.users import User, find_user
+from envbuild.engine.users import TABLES, User, find_user
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import MANIFEST, Descriptor
 from envbuild.progress import Progress
@@ -93,24 +93,23 @@ class Roots:
         """
         if not self.has(image):
             raise not_loaded(image, _WHERE)
-        lowers = self._lowers(image)
-        user = find_user(image.text("User") if command.user is None else command.user, lowers)
+        lowers = tuple(dict.fromkeys(reversed(self._lowers(image))))[::-1]
+        user = find_user(image.text("User") if command.user is None else command.user, self._tables(lowers))
         env = process_env(image, command, passes, user.home)
         hostname = gethostname() if command.network else _HOSTNAME
         mounts = [*command.mounts, *(_network_files() if command.network else [_hosts(folder)])]
         devices: tuple[str, ...] = ()
         for mount in command.mounts:
             _check_mount(mount)
-        stack = tuple(dict.fromkeys(reversed(lowers)))[::-1]
         if command.gpus:
             driver = find_driver(self.machine)
             devices = driver.devices(command.gpus)
             mounts += driver.mounts()
             env = with_libraries(env)
-            if layer := loader_layer(self.sandbox, stack, driver.mounts(), folder):
-                stack = (*stack, layer)
+            if layer := loader_layer(self.sandbox, lowers, driver.mounts(), folder):
+                lowers = (*lowers, layer)
         return Prepared(
-            lowers=stack,
+            lowers=lowers,
             argv=process_argv(image, command),
             env=env,
             cwd=command.workdir or image.text("WorkingDir") or "/",
@@ -119,6 +118,17 @@ class Roots:
             mounts=tuple(mounts),
             devices=devices,
         )
+
+    def _tables(self, lowers: Sequence[Path]) -> Mapping[str, str]:
+        """The image's users and groups, read as its programs would read them."""
+        arguments = {
+            "lowers": [str(path.absolute()) for path in lowers],
+            "names": list(TABLES),
+            "user_namespace": self.sandbox.maps is not None,
+        }
+        found = self.sandbox.call("envbuild.sandbox.mounts:read_files", arguments)
+        assert isinstance(found, dict)
+        return found
 
     def _lowers(self, image: ImageRef) -> list[Path]:
         return [self.store.roots / root_name([diff_id]) for diff_id in image.diff_ids]

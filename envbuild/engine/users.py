@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+
+TABLES = ("/etc/passwd", "/etc/group")
+"""What :func:`find_user` needs of the image."""
+
+_MOST_IDS = (1 << 32) - 1
+_DIGITS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,31 +24,31 @@ class User:
     groups: tuple[int, ...] = ()
 
 
-def find_user(spec: str, roots: Sequence[Path]) -> User:
+def find_user(spec: str, texts: Mapping[str, str]) -> User:
     """Resolve ``user``, ``uid``, ``user:group`` or ``uid:gid`` (OCI image spec, config.md, "User").
 
     Args:
         spec: as in the config or on the command line; empty means root.
-        roots: the image's unpacked layers, bottom first.
+        texts: the image's :data:`TABLES`, by path, as a container sees them; one may be missing.
 
     Error: ``no-such-user`` (exit 2).
     """
     name, _, group = spec.partition(":")
-    users = _table(roots, "etc/passwd", fields=6)
-    groups = _table(roots, "etc/group", fields=3)
+    users = _table(texts, "/etc/passwd", fields=6, numbers=(2, 3))
+    groups = _table(texts, "/etc/group", fields=3, numbers=(2,))
     entry = next((row for row in users if name and name in (row[0], row[2])), None)
     if not name:
         entry = next((row for row in users if row[2] == "0"), None)
         uid = 0
     elif entry is not None:
         uid = int(entry[2])
-    elif name.isdigit():
+    elif _is_id(name):
         uid = int(name)
     else:
         raise _unknown("user", name, [row[0] for row in users])
     if not group:
         gid = int(entry[3]) if entry else 0
-    elif group.isdigit():
+    elif _is_id(group):
         gid = int(group)
     else:
         row = next((row for row in groups if row[0] == group), None)
@@ -57,16 +62,14 @@ def find_user(spec: str, roots: Sequence[Path]) -> User:
     return User(uid=uid, gid=gid, home=entry[5] if entry else "/", groups=others)
 
 
-def _table(roots: Sequence[Path], name: str, *, fields: int) -> list[list[str]]:
-    """The topmost layer's version of a colon-separated file; broken lines are left out, as libc does."""
-    for root in reversed(roots):
-        path = root / name
-        if path.is_file() and not path.is_symlink():
-            rows = [
-                line.split(":") for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
-            ]
-            return [row for row in rows if len(row) >= fields and row[2].isdigit()]
-    return []
+def _table(texts: Mapping[str, str], path: str, *, fields: int, numbers: tuple[int, ...]) -> list[list[str]]:
+    """The rows of a colon-separated file; broken lines are left out, as libc does."""
+    rows = [line.split(":") for line in texts.get(path, "").splitlines()]
+    return [row for row in rows if len(row) >= fields and all(_is_id(row[number]) for number in numbers)]
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) < _MOST_IDS
 
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> EnvbuildError:

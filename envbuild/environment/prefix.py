@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.disk import disk_full, is_full, pauses
+from envbuild.oci.trees import remove_tree
 from envbuild.progress import Progress
 
 UNFINISHED = ".envbuild-unfinished"
@@ -152,21 +151,6 @@ def empty(folder: Path) -> None:
     """Remove everything in a folder; the mark of an unfinished prefix goes last."""
     for path in sorted(folder.iterdir(), key=lambda path: path.name == UNFINISHED):
         remove_tree(path)
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a file or a folder with all that is in it, read-only folders too."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-
-    def writable(function: Callable[[str], object], name: str, _: object) -> None:
-        parent = Path(name).parent
-        parent.chmod(0o755)
-        with suppress(IsADirectoryError, FileNotFoundError):
-            function(name)
-
-    shutil.rmtree(path, onerror=writable)
 
 
 def _make(prefix: Path) -> list[Path]:

@@ -12,13 +12,14 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from envbuild.environment.conflicts import unreadable
-from envbuild.environment.prefix import Claim, full
+from envbuild.environment.prefix import UNFINISHED, Claim, full
 from envbuild.environment.process import clean_environ, working
 from envbuild.environment.records import META, sources_of
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import MTIME
 from envbuild.lock import CondaLock, conda_lock_bytes
 from envbuild.oci.disk import ran_out
+from envbuild.oci.trees import walk
 from envbuild.progress import Progress
 from envbuild.store import Store
 
@@ -145,23 +146,23 @@ def seal(claim: Claim, from_packages: set[str]) -> None:
         missing_ok=True
     )  # py-rattler's; tools for backups would leave all out
     root = str(claim.path)
-    for folder, _, _ in os.walk(f"{root}/__clobbers__", topdown=False):
-        with suppress(
-            OSError
-        ):  # it holds a file that lost its path to another package's; the empty ones are chance
-            os.rmdir(folder)  # noqa: PTH106  # os.walk gives texts
-    for folder, names, files in os.walk(root, topdown=False):
-        if folder.startswith(str(claim.work)):
-            continue
-        for name in (*files, *names):
-            path = os.path.join(folder, name)  # noqa: PTH118  # a hundred thousand of them
-            if path == str(claim.work):
-                continue
-            status = os.lstat(path)
-            if not stat.S_ISLNK(status.st_mode):
-                _set_mode(path, status, at_least=0o644 if folder == f"{root}/{META}" else 0)
-            if path[len(root) + 1 :] not in from_packages:
-                os.utime(path, (MTIME, MTIME), follow_symlinks=False)
+    _remove_empty(f"{root}/__clobbers__")
+    for relative, status in walk(root, leave=UNFINISHED):
+        path = f"{root}/{relative}"
+        if not stat.S_ISLNK(status.st_mode):
+            _set_mode(path, status, at_least=0o644 if relative.rpartition("/")[0] == META else 0)
+        if relative not in from_packages:
+            os.utime(path, (MTIME, MTIME), follow_symlinks=False)
+
+
+def _remove_empty(top: str) -> None:
+    """Remove the empty folders: one that holds a file that lost its path to another package's stays."""
+    if not os.path.isdir(top) or os.path.islink(top):  # noqa: PTH112, PTH114  # walk gives texts
+        return
+    folders = [f"{top}/{path}" for path, found in walk(top) if stat.S_ISDIR(found.st_mode)]
+    for folder in reversed([top, *folders]):
+        with suppress(OSError):
+            os.rmdir(folder)  # noqa: PTH106
 
 
 def close(claim: Claim) -> None:

@@ -8,6 +8,7 @@ import msgspec
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.fields import CheckId, Count, Digest, Line, Name, Seconds, Time, moment
+from envbuild.oci.document import bounded
 from envbuild.smoke import FORMAT
 from envbuild.smoke.checks import applicable
 from envbuild.smoke.model import BadExpectations, Expectations, parse_expectations
@@ -94,7 +95,8 @@ def parse_report(data: bytes, *, where: str) -> Report:
             not bear out.
     """
     try:
-        report = msgspec.json.decode(data, type=Report)
+        with bounded():
+            report = msgspec.json.decode(data, type=Report)
         expectations = report.expected
         moment(report.started)
     except (ValueError, BadExpectations, RecursionError) as error:

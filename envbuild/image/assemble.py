@@ -22,6 +22,7 @@ from envbuild.layers.splice import check_conflicts, write_known_layer, write_whe
 from envbuild.layers.wheel import WheelPlan, plan_wheel
 from envbuild.lock.model import Artifact, ImageLock, Lock
 from envbuild.native import build_operator
+from envbuild.oci.digest import is_digest
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
 from envbuild.progress import Within
@@ -161,7 +162,8 @@ def _base(lock: Lock, workshop: Workshop, account: _Account) -> tuple[Layer, Pat
 def _has_base(lock: Lock, store: Store) -> bool:
     """Whether the base was made before and its blob is still there."""
     record = store.record("base", base_key(lock.debian))
-    return record is not None and store.layout.has(str(record["digest"]))
+    digest = record.get("digest") if record is not None else None
+    return is_digest(digest) and store.layout.has(str(digest))
 
 
 def _image_root(base: ImageBase, workshop: Workshop, account: _Account) -> Path:

@@ -9,6 +9,7 @@ from envbuild.errors import EnvbuildError, Exit
 from envbuild.image.plan import LayerPlan, plan_image
 from envbuild.layers.files import files_diff_id
 from envbuild.lock.model import Lock
+from envbuild.oci.digest import Digest
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
 from envbuild.sandbox.unpack import root_name
@@ -77,7 +78,11 @@ def recorded(layer: LayerPlan, store: Store) -> Layer | None:
     record = store.record("layer", layer.key)
     if record is None:
         return None
-    found = replace(from_record(layer.name, record), artifacts=tuple(a.name for a in layer.artifacts))
+    try:
+        known = from_record(layer.name, record)
+    except (KeyError, ValueError):
+        return None  # as good as no record: the layer is made again
+    found = replace(known, artifacts=tuple(a.name for a in layer.artifacts))
     return found if store.layout.has(found.digest, found.size) else None
 
 
@@ -89,10 +94,10 @@ def from_record(name: str, record: Mapping[str, object]) -> Layer:
     """
     return Layer(
         name=name,
-        digest=str(record["digest"]),
-        diff_id=str(record["diff_id"]),
+        digest=str(Digest(record["digest"])),
+        diff_id=str(Digest(record["diff_id"])),
         size=int(str(record["size"])),
-        toc=None if record.get("toc") is None else str(record["toc"]),
+        toc=None if record.get("toc") is None else str(Digest(record["toc"])),
         tar_size=None if record.get("tar_size") is None else int(str(record["tar_size"])),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
-import tarfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from envbuild.image.workshop import Workshop
 from envbuild.lock.model import Lock
 from envbuild.oci.image import Image
 from envbuild.oci.layer import Layer
+from envbuild.oci.tar_reader import entries
 from envbuild.store import Store
 
 _MOST_PATHS = 50
@@ -140,10 +140,9 @@ def _members(store: Store, layer: Layer) -> dict[str, tuple[str, str]]:
     """Every path of a layer with its metadata and content hash."""
     found: dict[str, tuple[str, str]] = {}
     blob: Path = store.layout.path(layer.digest)
-    with gzip.open(blob, "rb") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
+    with gzip.open(blob, "rb") as stream:
+        for member, data in entries(stream):
             content = hashlib.sha256()
-            data = archive.extractfile(member) if member.isreg() else None
             while data is not None and (chunk := data.read(1 << 20)):
                 content.update(chunk)
             meta = (

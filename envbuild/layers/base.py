@@ -73,7 +73,7 @@ def build_base(
     key = base_key([artifact for artifact, _ in debs])
     with store.lock(f"base-{key}", progress):
         record = store.record("base", key)
-        layer = None if record is None else _from_record(record, debs)
+        layer = None if record is None else _recorded(record, debs)
         if layer is None or not store.layout.has(layer.digest, layer.size):
             with _scratch(store, sandbox) as work:
                 layer = _build(debs, work, sandbox, store, progress, jobs or os.cpu_count() or 1)
@@ -94,20 +94,24 @@ def base_root(layer: Layer, *, sandbox: Sandbox, store: Store, progress: Progres
     return unpack_layers(sandbox, [(layer.diff_id, blob)], store.roots, jobs=1, progress=progress)[0]
 
 
-def _from_record(record: Mapping[str, object], debs: Sequence[tuple[Artifact, Path]]) -> Layer:
-    return Layer(
-        name=NAME,
-        digest=str(record["digest"]),
-        diff_id=str(record["diff_id"]),
-        size=int(str(record["size"])),
-        artifacts=tuple(artifact.name for artifact, _ in debs),
-    )
+def _recorded(record: Mapping[str, object], debs: Sequence[tuple[Artifact, Path]]) -> Layer | None:
+    """The layer that a record of the store names; ``None`` where it is no such record."""
+    try:
+        return Layer(
+            name=NAME,
+            digest=str(digests.Digest(record["digest"])),
+            diff_id=str(digests.Digest(record["diff_id"])),
+            size=int(str(record["size"])),
+            artifacts=tuple(artifact.name for artifact, _ in debs),
+        )
+    except (KeyError, ValueError):
+        return None
 
 
 @contextmanager
 def _scratch(store: Store, sandbox: Sandbox) -> Iterator[Path]:
     """A scratch folder whose trees may belong to the sandbox's users; removes those of builds that died."""
-    for folder in (store.root / "tmp").glob(f"{NAME}-*"):
+    for folder in (store.root / "tmp").glob(f"scratch-{NAME}-*"):
         if folder.is_dir() and (dead := try_lock(folder.with_name(f"{folder.name}.lock"))) is not None:
             sandbox.remove(folder)
             dead.release(remove=True)
@@ -143,7 +147,7 @@ def _build(
         )
     root = work / "root"
     with progress.task("unpack essential packages", total=len(first), unit="packages") as task:
-        arguments = {"root": str(root), "essential": [str(deb.path.absolute()) for deb in first]}
+        arguments = {"root": str(root), "essential": [[str(deb.path.absolute()), deb.label] for deb in first]}
         sandbox.call("envbuild.layers.base_tree:prepare", arguments, advance=task.advance)
     _configure(packages, work, sandbox, progress)
     with progress.task("compile the distribution's Python", unit="files"):

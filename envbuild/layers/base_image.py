@@ -68,8 +68,11 @@ def _ask(image: str, root: Path, sandbox: Sandbox) -> tuple[list[int], str]:
         text, complaint = answer.read(), said.read().decode(errors="replace").strip()
     if code or not text:
         raise _unfit(image, f"its /usr/bin/{PYTHON} does not run: {complaint or f'exit status {code}'}")
-    version, libc = json.loads(text)
-    return version, libc or "not glibc"
+    try:
+        (major, minor), libc = json.loads(text)
+        return [int(major), int(minor)], str(libc or "not glibc")
+    except (ValueError, TypeError):
+        raise _unfit(image, f"its /usr/bin/{PYTHON} gives no version but {text[:80]!r}") from None
 
 
 def _unfit(image: str, reason: str) -> EnvbuildError:

@@ -1,17 +1,26 @@
-"""A tree as a sorted, plain tar: called through ``Sandbox.call``, as the sandbox's uid 0."""
+"""A tree as a sorted, plain tar: called through ``Sandbox.call``, as the sandbox's uid 0; read from inside of it."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.tar import END, header, padding
+from envbuild.oci.trees import too_long
+from envbuild.sandbox.inside import within
 
 _COPY = 1 << 20
+_IN_THE_WAY = {
+    errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR,
+    errno.ENOTEMPTY, errno.ENXIO, errno.EPERM,
+}  # fmt: skip
 
 
 def pack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> dict[str, object]:
@@ -21,21 +30,58 @@ def pack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> dic
 
     Returns:
         ``diff_id`` and ``size`` (bytes) of the tar.
+
+    Raises:
+        EnvbuildError: exit 5, ``tree-hostile``: the tree has what a layer cannot have.
     """
-    root, out = Path(str(arguments["root"])), Path(str(arguments["out"]))
-    writer = _Writer(root, advance)
-    with out.open("wb", buffering=_COPY) as stream:
-        for relative in _paths(root):
+    with Path(str(arguments["out"])).open("wb", buffering=_COPY) as stream:
+        packed = within(str(arguments["root"]), lambda _: _pack(stream, advance))
+    assert isinstance(packed, dict)
+    return packed
+
+
+def _pack(stream: IO[bytes], advance: Callable[[int], None]) -> dict[str, object]:
+    writer = _Writer("/", advance)
+    with tree_guarded():
+        for relative in _paths("/"):
             writer.add(relative, stream)
         writer.write(END, stream)
+        stream.flush()
     return {"diff_id": f"sha256:{writer.sha256.hexdigest()}", "size": writer.size}
 
 
-def _paths(root: Path) -> Iterator[str]:
+def hostile(path: str, reason: str) -> EnvbuildError:
+    """A tree that its packages left in a state that no image can have."""
+    return EnvbuildError(
+        "tree-hostile",
+        f"what the packages leave cannot become an image: {path[:200]!r} {reason}",
+        hint="no sound package does this: lock other versions (`envbuild lock REF --upgrade`), or from another index",
+        exit=Exit.VERIFY,
+    )
+
+
+@contextmanager
+def tree_guarded() -> Iterator[None]:
+    """Say of a path in the tree that it is in the way, where that is all that is wrong."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _IN_THE_WAY:
+            raise
+        raise hostile(
+            str(error.filename or error.filename2 or ""), f"is in the way: {error.strerror}"
+        ) from error
+
+
+def _paths(root: str) -> Iterator[str]:
     """Every path below ``root``: folders before their content, names by their bytes."""
     pending = [""]
     while pending:
         relative = pending.pop()
+        if reason := too_long(relative):
+            raise hostile(relative, reason)
+        if relative.rpartition("/")[2].startswith(".wh."):
+            raise hostile(relative, "has a name that hides files in a layer")
         if relative:
             yield relative
         path = os.path.join(root, relative)
@@ -45,7 +91,7 @@ def _paths(root: Path) -> Iterator[str]:
 
 
 class _Writer:
-    def __init__(self, root: Path, advance: Callable[[int], None]) -> None:
+    def __init__(self, root: str, advance: Callable[[int], None]) -> None:
         self.sha256 = hashlib.sha256()
         self.size = 0
         self._root = root

@@ -1,16 +1,31 @@
-"""The base's tree before dpkg has run and after: called through ``Sandbox.call``, as the sandbox's uid 0."""
+"""The base's tree before dpkg has run and after: called through ``Sandbox.call``, as the sandbox's uid 0.
+
+All of it happens inside of the tree (:mod:`envbuild.sandbox.inside`): paths here are the tree's.
+"""
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import IO
 
-from envbuild.layers.debs import data_tar
+import zstandard
+
+from envbuild.errors import EnvbuildError
+from envbuild.layers.base_pack import hostile, tree_guarded
+from envbuild.layers.debs import damaged, data_tar
 from envbuild.layers.format import MTIME
+from envbuild.oci.tar_reader import entries
+from envbuild.oci.trees import remove_tree, too_long, walk
+from envbuild.sandbox.inside import within
+from envbuild.sandbox.tarstream import Frames, send_frames
 from envbuild.sandbox.tree_writer import TreeWriter
 
 EXCLUDED = (
@@ -27,6 +42,7 @@ EXCLUDED = (
 _DPKG_CONFIG = "etc/dpkg/dpkg.cfg.d/envbuild"
 _POLICY = "usr/sbin/policy-rc.d"
 _DAY = 86400
+_PROGRAM = 0o755
 
 _USER = "envbuild"
 _HOME = "home/envbuild"
@@ -63,37 +79,74 @@ _REMOVED = (
     "var/lib/systemd/random-seed",
     "var/lib/urandom/random-seed",
 )
-_REMOVED_PATTERNS = ("etc/ssh/ssh_host_*", "**/__pycache__/*.pyc", "**/__pycache__/*.pyo")
+_LARGEST_TABLE = 16 << 20
+"""Bytes of a table of users: Debian's have some hundred."""
+
 _PLAIN_MODE = ("usr/bin/netkit-rcp", "usr/bin/netkit-rlogin", "usr/bin/netkit-rsh")
 """pdsh brings rsh's clients, set-uid root for a protocol without encryption; nothing here needs them so."""
 
 
 def prepare(arguments: Mapping[str, object], advance: Callable[[int], None]) -> None:
-    """Make ``root`` with a merged /usr, unpack ``essential`` (paths of .debs), and set dpkg up.
+    """Make ``root`` with a merged /usr, unpack ``essential`` (path and file name of .debs), and set dpkg up.
 
     These packages are unpacked without their scripts; dpkg then installs them over it.
+
+    Raises:
+        EnvbuildError: exit 5, ``deb-damaged`` or ``tree-hostile``.
     """
     root = Path(str(arguments["root"]))
     essential = arguments["essential"]
     assert isinstance(essential, list)
     root.mkdir(0o755)
     root.chmod(0o755)
-    writer = TreeWriter(str(root), keep_links=True)
+    labels = [str(label) for _, label in essential]
+
+    def send(pipe: IO[bytes]) -> None:
+        for path, label in essential:
+            with _sound(label), data_tar(Path(path)) as stream:
+                send_frames(stream, pipe)
+            advance(1)
+
+    within(str(root), lambda pipe: _prepare(pipe, labels), send)
+
+
+def _prepare(pipe: IO[bytes], labels: Sequence[str]) -> None:
+    writer = TreeWriter("/", keep_links=True)
     for name in ("bin", "lib", "lib64", "sbin"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    for path in essential:
-        with data_tar(Path(path)) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for entry in archive:
+        os.makedirs(f"/usr/{name}")
+        os.symlink(f"usr/{name}", f"/{name}")
+    frames = Frames(pipe)
+    for label in labels:
+        frames.start()
+        with _sound(label):
+            for entry, content in entries(frames):
                 if not _left_out(entry.name):
-                    writer.add(entry, archive.extractfile(entry) if entry.isreg() else None)
-        advance(1)
+                    writer.add(entry, content)
+            frames.drain()
     writer.finish()
-    _write(root / "var/lib/dpkg/status", "")
-    _write(root / "var/lib/dpkg/available", "")
-    lines = [f"path-exclude=/{folder}*" for folder in EXCLUDED] + ["path-include=/usr/share/doc/*/copyright"]
-    _write(root / _DPKG_CONFIG, "".join(f"{line}\n" for line in lines))
-    _write(root / _POLICY, "#!/bin/sh\nexit 101\n", mode=0o755)
+    with tree_guarded():
+        _write("/var/lib/dpkg/status", "")
+        _write("/var/lib/dpkg/available", "")
+        lines = [f"path-exclude=/{folder}*" for folder in EXCLUDED] + [
+            "path-include=/usr/share/doc/*/copyright"
+        ]
+        _write(f"/{_DPKG_CONFIG}", "".join(f"{line}\n" for line in lines))
+        _write(f"/{_POLICY}", "#!/bin/sh\nexit 101\n", mode=0o755)
+
+
+@contextmanager
+def _sound(label: str) -> Iterator[None]:
+    """Name the package whose tar is damaged or hostile."""
+    try:
+        yield
+    except EnvbuildError as error:
+        if error.id != "layer-hostile":
+            raise
+        raise damaged(label, f"it {error.message.removeprefix('the layer ')}") from error
+    except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise damaged(label, str(error)) from error
 
 
 def _left_out(name: str) -> bool:
@@ -103,10 +156,16 @@ def _left_out(name: str) -> bool:
     )
 
 
-def _write(path: Path, text: str, *, mode: int = 0o644) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    path.chmod(mode)
+def _write(path: str, text: str, *, mode: int = 0o644) -> None:
+    """Write a file, in place of a link or whatever else a package left there."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            os.unlink(path)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK, mode)
+    with open(fd, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    os.chmod(path, mode)
 
 
 def normalise(arguments: Mapping[str, object], _advance: Callable[[int], None]) -> list[str]:
@@ -115,57 +174,97 @@ def normalise(arguments: Mapping[str, object], _advance: Callable[[int], None]) 
     Returns:
         The absolute paths (in the root) of the Python files whose byte code was removed, sorted: it has to be
         compiled again, against the new mtimes.
+
+    Raises:
+        EnvbuildError: exit 5, ``tree-hostile``.
     """
-    root = Path(str(arguments["root"]))
-    stale = sorted(_sources(root))
-    for relative in _EMPTIED:
-        for entry in sorted((root / relative).glob("*")):
-            _remove(entry)
-    for pattern in (*_REMOVED, *_REMOVED_PATTERNS):
-        for entry in sorted(root.glob(pattern)):
-            _remove(entry)
-    for relative in _PLAIN_MODE:
-        if (root / relative).is_file():
-            (root / relative).chmod(0o755)
-    for log in sorted((root / "var/log").rglob("*")):
-        if not log.is_dir():
-            log.unlink()
-    _write(root / "etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
-    _remove(root / "etc/resolv.conf")
-    _write(root / "etc/resolv.conf", "")
-    _add_user(root)
-    _fix_shadow(root / "etc/shadow")
-    fix_times({"root": str(root)}, _advance)
+    stale = within(str(arguments["root"]), lambda _: _normalise())
+    assert isinstance(stale, list)
+    return stale
+
+
+def _normalise() -> list[str]:
+    with tree_guarded():
+        paths = [path for path, _ in _bounded("/")]
+        stale = sorted({source for path in paths if (source := _source(path))})
+        for relative in _EMPTIED:
+            _clear(f"/{relative}")
+        for relative in _REMOVED:
+            _remove(f"/{relative}")
+        for path in paths:
+            if _differs(path):
+                _remove(f"/{path}")
+        for relative in _PLAIN_MODE:
+            if os.path.lexists(f"/{relative}") and stat.S_ISREG(os.lstat(f"/{relative}").st_mode):
+                os.chmod(f"/{relative}", _PROGRAM)
+        if _is_folder("/var/log"):
+            for path, found in list(walk("/var/log")):
+                if not stat.S_ISDIR(found.st_mode) and not os.path.isdir(f"/var/log/{path}"):
+                    os.unlink(f"/var/log/{path}")
+        _write("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+        _remove("/etc/resolv.conf")
+        _write("/etc/resolv.conf", "")
+        _add_user()
+        _fix_shadow("/etc/shadow")
+        _fix_times()
     return stale
 
 
 def fix_times(arguments: Mapping[str, object], _advance: Callable[[int], None]) -> None:
     """Give every file, folder and link below ``root`` the constant mtime."""
-    root = str(arguments["root"])
-    for folder, names, files in os.walk(root):
-        for name in (*names, *files):
-            os.utime(os.path.join(folder, name), (MTIME, MTIME), follow_symlinks=False)
-    os.utime(root, (MTIME, MTIME))
+    within(str(arguments["root"]), lambda _: _fix_times())
 
 
-def _sources(root: Path) -> list[str]:
-    """The .py files that have byte code, as absolute paths inside the root."""
-    found = []
-    for code in root.glob("usr/**/__pycache__/*.cpython-*.pyc"):
-        source = code.parent.parent / (code.name.partition(".cpython-")[0] + ".py")
-        if source.is_file():
-            found.append(f"/{source.relative_to(root)}")
-    return sorted(set(found))
+def _fix_times() -> None:
+    with tree_guarded():
+        for path, _ in _bounded("/"):
+            os.utime(f"/{path}", (MTIME, MTIME), follow_symlinks=False)
+        os.utime("/", (MTIME, MTIME))
 
 
-def _remove(path: Path) -> None:
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-    else:
-        shutil.rmtree(path)
+def _bounded(root: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Every path below a folder, none deeper than what may be unpacked."""
+    for path, found in walk(root):
+        if reason := too_long(path):
+            raise hostile(path, reason)
+        yield path, found
 
 
-def _add_user(root: Path) -> None:
+def _source(path: str) -> str | None:
+    """The .py file of byte code below /usr, where it is there."""
+    folder, _, name = path.rpartition("/")
+    if not folder.startswith("usr/") or not folder.endswith("/__pycache__"):
+        return None
+    if not fnmatchcase(name, "*.cpython-*.pyc"):
+        return None
+    source = f"/{folder.rpartition('/')[0]}/{name.partition('.cpython-')[0]}.py"
+    return source if os.path.isfile(source) else None
+
+
+def _differs(path: str) -> bool:
+    """Whether this is a key made for one machine, or byte code: they are never the same twice."""
+    folder, _, name = path.rpartition("/")
+    if folder == "etc/ssh":
+        return name.startswith("ssh_host_")
+    return f"/{folder}".endswith("/__pycache__") and name.endswith((".pyc", ".pyo"))
+
+
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
+def _clear(folder: str) -> None:
+    """Empty a folder. A link to another one is left alone: what lies there has a name of its own."""
+    for name in sorted(os.listdir(folder)) if _is_folder(folder) else []:
+        _remove(f"{folder}/{name}")
+
+
+def _remove(path: str) -> None:
+    with suppress(NotADirectoryError):
+        remove_tree(path)
+
+
+def _add_user() -> None:
     """The user besides root, in the four files, with a home made from /etc/skel.
 
     No password fits (``*``); the account is not locked (``!``), because sshd lets no key into a locked one.
@@ -177,25 +276,60 @@ def _add_user(root: Path) -> None:
         "gshadow": f"{_USER}:!::",
     }
     for name, line in lines.items():
-        path = root / "etc" / name
-        if path.exists():
-            with path.open("a") as stream:
+        with _table(f"/etc/{name}") as stream:
+            if stream is not None:
+                stream.seek(0, os.SEEK_END)
                 stream.write(line + "\n")
-    home = root / _HOME
-    shutil.copytree(root / "etc/skel", home, symlinks=True)
-    home.chmod(0o755)
-    for path in (home, *home.rglob("*")):
-        os.chown(path, _ID, _ID, follow_symlinks=False)
+    home = f"/{_HOME}"
+    os.makedirs(home)
+    if os.path.isdir("/etc/skel"):
+        for path, found in _bounded("/etc/skel"):
+            _copy(f"/etc/skel/{path}", f"{home}/{path}", found)
+    os.chmod(home, _PROGRAM)
+    os.chown(home, _ID, _ID)
 
 
-def _fix_shadow(path: Path) -> None:
-    """The day of the last password change (shadow(5), field 3) is the day of the build: make it a constant."""
-    if not path.exists():
+def _copy(source: str, target: str, found: os.stat_result) -> None:
+    """Copy a folder without its content, a link, or a file, for the user. Others are no part of an image."""
+    if stat.S_ISDIR(found.st_mode):
+        os.mkdir(target)
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+    elif stat.S_ISLNK(found.st_mode):
+        os.symlink(os.readlink(source), target)
+    elif stat.S_ISREG(found.st_mode):
+        with open(source, "rb") as reading, open(target, "xb") as writing:
+            shutil.copyfileobj(reading, writing)
+        os.chmod(target, stat.S_IMODE(found.st_mode))
+    else:
         return
-    mode = stat.S_IMODE(path.stat().st_mode)
-    rows = [line.split(":") for line in path.read_text().splitlines()]
-    for row in rows:
-        if len(row) > 2:
-            row[2] = str(MTIME // _DAY)
-    path.write_text("".join(":".join(row) + "\n" for row in rows))
-    path.chmod(mode)
+    os.chown(target, _ID, _ID, follow_symlinks=False)
+
+
+@contextmanager
+def _table(path: str) -> Iterator[IO[str] | None]:
+    """A table of users, to be read and written; ``None`` where there is none."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    except FileNotFoundError:
+        yield None
+        return
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _LARGEST_TABLE:
+        os.close(fd)
+        raise hostile(path, "is no table of users: no file, or too large a one")
+    with open(fd, "r+", encoding="utf-8", errors="surrogateescape") as stream:
+        yield stream
+
+
+def _fix_shadow(path: str) -> None:
+    """The day of the last password change (shadow(5), field 3) is the day of the build: make it a constant."""
+    with _table(path) as stream:
+        if stream is None:
+            return
+        rows = [line.split(":") for line in stream.read().splitlines()]
+        for row in rows:
+            if len(row) > 2:
+                row[2] = str(MTIME // _DAY)
+        stream.seek(0)
+        stream.truncate()
+        stream.write("".join(":".join(row) + "\n" for row in rows))

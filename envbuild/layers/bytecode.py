@@ -27,6 +27,7 @@ from envbuild.oci import digest as digests
 from envbuild.oci.disk import disk_full, ran_out
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -134,9 +135,13 @@ def _works(group: Sequence[WheelPlan]) -> Iterator[_Work]:
 
 def _recorded(work: _Work, interpreter: str, store: Store) -> Fragment | None:
     record = store.record("bytecode", fragment_key(work.plan.sha256, interpreter, work.without))
-    if record is None or not store.has(str(record["sha256"]), int(str(record["size"]))):
+    if record is None or not digests.is_sha256(record.get("sha256")):
         return None
-    return _fragment(work, store, record)
+    if not all(isinstance(record.get(name), int) for name in ("size", "files", "skipped")):
+        return None
+    return (
+        _fragment(work, store, record) if store.has(str(record["sha256"]), int(str(record["size"]))) else None
+    )
 
 
 def _fragment(work: _Work, store: Store, record: dict[str, Any]) -> Fragment:
@@ -209,6 +214,8 @@ def _compile(
         place = answer["damaged"][0]
         name = next(owner[unit["target"]].file for unit in units if unit["wheel"] == place)
         raise damaged(name, "wheel-content", "a file in it does not inflate to what its directory says")
+    if lacking := owner.keys() - set(regular_files(out)):
+        raise _failed(f"left no file {min(lacking)}")
     failed = set(answer["failed"])
     made: dict[str, tuple[int, int, list[Path]]] = {plan.sha256: (0, 0, []) for plan in plans}
     for unit in units:
@@ -253,15 +260,19 @@ def _drive(
     if code and ran_out(work, tail(work / "driver.log")):
         raise disk_full(work)
     if code:
-        raise EnvbuildError(
-            "bytecode-failed",
-            f"the image's {PYTHON} ended with {code} while compiling:\n{tail(work / 'driver.log')}",
-            hint="if the last line speaks of memory or space, make room and run the command again",
-            exit=Exit.ENGINE,
-        )
+        raise _failed(f"ended with {code} while compiling:\n{tail(work / 'driver.log')}")
     answer = json.loads((work / "answer.json").read_bytes())
     assert isinstance(answer, dict)
     return answer
+
+
+def _failed(what: str) -> EnvbuildError:
+    return EnvbuildError(
+        "bytecode-failed",
+        f"the image's {PYTHON} {what}",
+        hint="if the last line speaks of memory or space, make room and run the command again",
+        exit=Exit.ENGINE,
+    )
 
 
 def _units(sources: Sequence[SplicedFile | WrittenFile]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from typing import IO, Any
 import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.tar_reader import entries
 
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
@@ -25,9 +26,13 @@ _CONTROL_LIMIT = 16 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deb:
-    """A package file and the fields of its control file, first lines only (``Package``, ``Pre-Depends``, …)."""
+    """A package file and the fields of its control file, first lines only (``Package``, ``Pre-Depends``, …).
+
+    ``label`` is its file name, for messages.
+    """
 
     path: Path
+    label: str
     fields: Mapping[str, str]
 
     @property
@@ -47,14 +52,12 @@ def read_deb(path: Path, label: str) -> Deb:
         EnvbuildError: exit 5; this is no Debian package, or it is damaged.
     """
     try:
-        with _member(path, "control.tar") as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for entry in archive:
-                if entry.name.removeprefix("./") == "control" and entry.size < _CONTROL_LIMIT:
-                    content = archive.extractfile(entry)
-                    assert content is not None
+        with _member(path, "control.tar") as stream:
+            for entry, content in entries(stream):
+                if entry.name.removeprefix("./") == "control" and content and entry.size < _CONTROL_LIMIT:
                     fields = _fields(content.read().decode("utf-8", "replace"))
                     if "Package" in fields:
-                        return Deb(path=path, fields=fields)
+                        return Deb(path=path, label=label, fields=fields)
         raise ValueError("it has no control file that names a package")
     except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
         raise damaged(label, str(error)) from error

@@ -5,11 +5,15 @@ What is read depends on the file alone: from whichever place it is read, and bes
 
 from __future__ import annotations
 
+import gzip
 import lzma
+import os
 import posixpath
+import stat
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
@@ -23,6 +27,8 @@ from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
 from envbuild.lock.python.files import ZIP_FAULTS
+from envbuild.oci.tar_reader import entries
+from envbuild.oci.trees import folder_below
 from envbuild.progress import Progress
 from envbuild.sandbox.unpack import root_name
 from envbuild.store import Store
@@ -72,8 +78,8 @@ def licences_of(
     unread = []
     for sha256, item in wanted.items():
         record = store.record("licence", _key(sha256)) or {}
-        known = one_line(str(record.get("licence") or ""))
-        if known:
+        text = record.get("licence")
+        if isinstance(text, str) and (known := one_line(text)):
             found[sha256] = known
         elif store.has(sha256, item.size):
             unread.append(item)
@@ -138,11 +144,9 @@ def _wheel_metadata(path: Path) -> bytes:
 
 
 def _sdist_metadata(path: Path) -> bytes:
-    with tarfile.open(path, "r:gz") as archive:
-        for member in archive:
-            if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO") and member.isreg():
-                content = archive.extractfile(member)
-                assert content is not None
+    with gzip.open(path) as stream:
+        for member, content in entries(stream):
+            if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO") and content is not None:
                 return content.read(_LIMIT)
     raise KeyError("it has no PKG-INFO")
 
@@ -181,28 +185,37 @@ class _Copyrights:
     def _in_base(self, name: str) -> tuple[str | None, str | None]:
         if self._base is None or name.startswith(".") or "/" in name:
             return None, None
-        folder = self._base / _DOC / name
-        try:
-            for path in (folder, folder / "copyright"):
-                if path.is_symlink():
-                    return None, _package(str(path.relative_to(self._base)), str(path.readlink()))
-            return (folder / "copyright").read_bytes()[:_LIMIT].decode("utf-8", "replace"), None
-        except OSError:
-            return None, None
+        with suppress(OSError), folder_below(self._base, _DOC) as docs:
+            if (link := _link(name, docs)) is not None:
+                return None, _package(f"{_DOC}/{name}", link)
+            with folder_below(name, above=docs) as folder:
+                if (link := _link("copyright", folder)) is not None:
+                    return None, _package(f"{_DOC}/{name}/copyright", link)
+                fd = os.open("copyright", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+                with os.fdopen(fd, "rb") as stream:
+                    if stat.S_ISREG(os.fstat(fd).st_mode):
+                        return stream.read(_LIMIT).decode("utf-8", "replace"), None
+        return None, None
+
+
+def _link(name: str, folder: int) -> str | None:
+    """The target of a link in an open folder; ``None`` if it is none."""
+    found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    return os.readlink(name, dir_fd=folder) if stat.S_ISLNK(found.st_mode) else None
 
 
 def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:
     """The copyright's text, or the package that it is a link to."""
     folder = f"{_DOC}/{item.name}"
     try:
-        with data_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-            for entry in archive:
+        with data_tar(path) as stream:
+            for entry, content in entries(stream):
                 name = entry.name.removeprefix("./").rstrip("/")
                 if name not in (folder, f"{folder}/copyright"):
                     continue
                 if entry.issym():
                     return None, _package(name, entry.linkname)
-                if entry.isreg() and (content := archive.extractfile(entry)):
+                if content is not None:
                     return content.read(_LIMIT).decode("utf-8", "replace"), None
     except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
         raise damaged(item.basename, str(error)) from error

@@ -14,6 +14,7 @@ from envbuild.errors import EnvbuildError
 from envbuild.layers.files import venv_entries
 from envbuild.layers.format import PYTHON, SITE, VENV
 from envbuild.layers.refusal import damaged, invalid
+from envbuild.oci.trees import too_long
 
 _FRAME = venv_entries("3.11")
 _ACTIVATION = ("activate", "activate.csh", "activate.fish", "activate.ps1")
@@ -62,6 +63,8 @@ def check_name(wheel: str, name: str) -> None:
         raise damaged(wheel, "wheel-whiteout", f"entry {name!r} would delete a file of another layer")
     if len(name.encode()) > 3072 or any(len(part.encode()) > 255 for part in parts):
         raise damaged(wheel, "wheel-name-length", f"entry {name[:80]!r}… is longer than a file system takes")
+    if reason := too_long(name.removesuffix("/")):
+        raise damaged(wheel, "wheel-name-length", f"entry {name[:80]!r}… {reason}")
 
 
 def check_tree(wheel: str, names: Iterable[str]) -> None:

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from envbuild.lock.model import FORMAT, Artifact, Lock
-from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
-from envbuild.oci.digest import is_digest
+from envbuild.lock.text import DATE, decode, is_time, lock_error, lock_text, read_bytes, unknown
+from envbuild.oci.digest import is_digest, is_sha256
 from envbuild.oci.layer import Layer
 from envbuild.recipe.load import is_ref
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _INDEX = {
     "wheel": re.compile(r"python|built"),
     "sdist": re.compile(r"python"),
@@ -26,7 +23,7 @@ _INDEX = {
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:~!_-]*")
 _LICENCE = re.compile(r"[^\x00-\x1f\x7f]+")
-_FILE = re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
+_FILE = re.compile(r"(?!-)(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*")
 
 
 def lock_bytes(lock: Lock) -> bytes:
@@ -102,9 +99,9 @@ def _problems(lock: Lock) -> Iterator[str]:
     if not is_ref(lock.ref):
         yield f"$.ref is {json.dumps(str(lock.ref))}, which is no reference to a recipe (NAME:TAG)"
     yield from _text_problems(lock.recipe, "$.recipe")
-    if not _DATE.fullmatch(lock.resolved):
+    if not is_time(lock.resolved, DATE):
         yield f"$.resolved is {json.dumps(lock.resolved)}, but must be YYYY-MM-DD"
-    if not _TIME.fullmatch(lock.created):
+    if not is_time(lock.created):
         yield f"$.created is {json.dumps(lock.created)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     seen: dict[tuple[str, str], str] = {}
     for where, artifact in _artifacts(lock):
@@ -165,7 +162,7 @@ def _artifacts(lock: Lock) -> Iterator[tuple[str, Artifact]]:
 
 def artifact_problems(artifact: Artifact) -> Iterator[str]:
     """What cannot be in an artifact: ``member is …``, one for each."""
-    if not _SHA256.fullmatch(artifact.sha256):
+    if not is_sha256(artifact.sha256):
         yield f"sha256 is {json.dumps(artifact.sha256)}, but must be 64 lower-case hex digits"
     if artifact.size <= 0:
         yield f"size is {artifact.size}, but must be positive"
@@ -179,7 +176,7 @@ def artifact_problems(artifact: Artifact) -> Iterator[str]:
         yield f"file is {json.dumps(artifact.file)}, but must be a file name"
     if not _INDEX[artifact.kind].fullmatch(artifact.index):
         yield f"index is {json.dumps(artifact.index)}, which no {artifact.kind} comes from"
-    if artifact.uploaded is not None and not _TIME.fullmatch(artifact.uploaded):
+    if artifact.uploaded is not None and not is_time(artifact.uploaded):
         yield f"uploaded is {json.dumps(artifact.uploaded)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     if artifact.licence is not None and not _LICENCE.fullmatch(artifact.licence):
         yield f"licence is {json.dumps(artifact.licence[:80])}, but must be one line of text"

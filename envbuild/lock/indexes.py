@@ -94,7 +94,11 @@ def _address(environ: Mapping[str, str], name: str) -> str | None:
         return None
     if text.startswith("/"):
         text = Path(text).as_uri()
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        parts.port  # noqa: B018 - refuses a port that is none
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https", "file") or not (parts.hostname or parts.scheme == "file"):
         raise EnvbuildError(
             "wrong-address", f"{name} holds no http, https or file address",

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import read_regular
+from envbuild.oci.document import bounded, check_depth
 
+DATE = "%Y-%m-%d"
+TIME = "%Y-%m-%dT%H:%M:%SZ"
+_LIMIT = 64 << 20
 _Model = TypeVar("_Model")
 
 
@@ -40,7 +46,8 @@ def decode(
         EnvbuildError: exit 3, with the JSON path: no JSON, cut off, another format, a member of a wrong type.
     """
     try:
-        document = msgspec.json.decode(data)
+        with bounded():
+            document = check_depth(msgspec.json.decode(data))
     except ValueError as error:  # msgspec's own, and UnicodeDecodeError
         cut = "is cut off" if "truncated" in str(error) else f"is not JSON: {error}"
         raise lock_error("lock-broken", f"the lock {cut}", path) from None
@@ -69,13 +76,21 @@ def read_bytes(path: Path) -> bytes:
         EnvbuildError: exit 3: it is not there, or cannot be read.
     """
     try:
-        return path.read_bytes()
+        return read_regular(path, _LIMIT)
     except FileNotFoundError:
         raise lock_error("no-lock", "there is no lock", path) from None
     except OSError as error:
         raise lock_error(
             "lock-unreadable", f"the lock cannot be read: {error.strerror}", path, hint="Check its mode."
         ) from None
+
+
+def is_time(text: str, form: str = TIME) -> bool:
+    """Whether ``text`` is a moment that there is, written in this form and no other."""
+    try:
+        return datetime.strptime(text, form).strftime(form).rjust(len(text), "0") == text
+    except ValueError:
+        return False
 
 
 def unknown(seen: object, known: object, where: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import io
 import lzma
 import os
@@ -20,6 +21,8 @@ import zstandard
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact
 from envbuild.lock.python.files import ZIP_FAULTS
+from envbuild.oci.tar_reader import Content, entries
+from envbuild.oci.trees import too_long
 
 MTIME = 1577836800
 """The time of every unpacked file (seconds): nvcc's line tables hold the times of the headers."""
@@ -47,19 +50,13 @@ def members(artifact: Artifact, path: Path) -> Iterator[Member]:
     """
     with _readable(artifact.basename):
         if artifact.kind == "deb":
-            yield from _deb_members(path)
+            yield from _deb_members(artifact.basename, path)
         else:
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
                     if not info.is_dir():
-                        read = partial(_read, artifact.basename, archive, info)
-                        yield Member(name=info.filename, read=read)
-
-
-def _read(file: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """One file of a wheel; it is read where the member is used, outside of what :func:`members` guards."""
-    with _readable(file):
-        return archive.read(info)
+                        read = partial(archive.read, info)
+                        yield Member(name=info.filename, read=partial(_read, artifact.basename, read))
 
 
 def unpack_wheel(file: str, path: Path, site: Path, advance: Callable[[int], None]) -> None:
@@ -94,26 +91,25 @@ def unpack_sdist(file: str, path: Path, folder: Path) -> None:
     Raises:
         EnvbuildError: exit 5; not such an archive, or a member that leads out of the folder.
     """
-    with _readable(file), tarfile.open(path, "r:gz") as archive:
-        for member in archive:
+    with _readable(file), gzip.open(path) as stream:
+        for member, content in entries(stream):
             parts = PurePosixPath(_inside(file, member.name)).parts
             if len(parts) > 1:
-                _extract(file, archive, member, folder.joinpath(*parts[1:]))
+                _extract(file, member, content, folder.joinpath(*parts[1:]))
     if not (folder / "setup.py").is_file():
         raise _refused(file, "it has no setup.py")
 
 
-def _extract(file: str, archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+def _extract(file: str, member: tarfile.TarInfo, content: Content | None, target: Path) -> None:
     """Write one member: a folder or a file. ``tarfile``'s own filters need Python 3.11.4; Debian 12 has 3.11.2."""
     if member.isdir():
         target.mkdir(parents=True, exist_ok=True)
         return
-    source = archive.extractfile(member) if member.isreg() else None
-    if source is None:
+    if content is None:
         raise _refused(file, f"its member {member.name!r} is neither a file nor a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with source, target.open("wb") as sink:
-        shutil.copyfileobj(source, sink, _CHUNK)
+    with target.open("wb") as sink:
+        shutil.copyfileobj(content, sink, _CHUNK)
     target.chmod(0o755 if member.mode & 0o111 else 0o644)
     os.utime(target, (MTIME, MTIME))
 
@@ -130,15 +126,22 @@ def _site_name(name: str) -> str | None:
 def _inside(file: str, name: str) -> str:
     if name.startswith("/") or "\\" in name or ".." in PurePosixPath(name).parts:
         raise _refused(file, f"its member {name!r} leads out of the folder that it is unpacked to")
+    if reason := too_long(name):
+        raise _refused(file, f"its member {name[:200]!r} {reason}")
     return name
 
 
-def _deb_members(path: Path) -> Iterator[Member]:
-    with _data_tar(path) as stream, tarfile.open(fileobj=stream, mode="r|") as archive:
-        for info in archive:
-            file = archive.extractfile(info) if info.isreg() else None
-            if file is not None:
-                yield Member(name=info.name.removeprefix("./"), read=file.read)
+def _read(file: str, read: Callable[[], bytes]) -> bytes:
+    """Read a member; that its content is damaged shows only now."""
+    with _readable(file):
+        return read()
+
+
+def _deb_members(file: str, path: Path) -> Iterator[Member]:
+    with _data_tar(path) as stream:
+        for info, content in entries(stream):
+            if content is not None:
+                yield Member(name=info.name.removeprefix("./"), read=partial(_read, file, content.read))
 
 
 @contextmanager
@@ -149,6 +152,8 @@ def _data_tar(path: Path) -> Iterator[io.BufferedIOBase | zstandard.ZstdDecompre
             raise tarfile.ReadError("it is not a .deb")
         while header := file.read(_AR_HEADER):
             name = header[:16].decode("ascii", "replace").strip().rstrip("/")
+            if header[58:] != b"`\n" or not header[48:58].strip().isdigit():
+                raise tarfile.ReadError("a header of its ar archive is damaged")
             size = int(header[48:58])
             if name.startswith("data.tar"):
                 data = io.BytesIO(file.read(size))

@@ -18,7 +18,9 @@ from envbuild.native.archives import MTIME, unpack_sdist, unpack_wheel
 from envbuild.native.inputs import Inputs, inputs_of
 from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
+from envbuild.oci.digest import is_sha256
 from envbuild.oci.disk import disk_full, guarded, ran_out
+from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 from envbuild.store import Store
@@ -152,7 +154,7 @@ def _compile(
             stderr=output,
             timeout=_TIMEOUT,
         )
-    wheels = sorted((build / "out").glob("*.whl"))
+    wheels = [build / "out" / name for name in regular_files(build / "out") if name.endswith(".whl")]
     if status or len(wheels) != 1:
         raise _failed(status, log, inputs)
     return wheels[0]
@@ -227,11 +229,11 @@ def _known(store: Store, key: str, source: Artifact) -> Artifact | None:
     if record is None:
         return None
     file, sha256, size = record.get("file"), record.get("sha256"), record.get("size")
-    if not (isinstance(file, str) and isinstance(sha256, str) and isinstance(size, int)):
+    if not (isinstance(file, str) and is_sha256(sha256) and isinstance(size, int)):
         return None
-    if not store.has(sha256, size):
+    if not store.has(str(sha256), size):
         return None
-    return _artifact(source, file=file, sha256=sha256, size=size)
+    return _artifact(source, file=file, sha256=str(sha256), size=size)
 
 
 def _adopt(wheel: Path, source: Artifact, key: str, store: Store) -> Artifact:

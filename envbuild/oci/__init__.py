@@ -1,1 +1,1 @@
-"""OCI digests, descriptors, layers, images and layouts. Knows nothing of Python, CUDA or Debian."""
+"""OCI digests, descriptors, layers, images, layouts; tars and trees of others. Knows no Python, CUDA or Debian."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ class Stopped(Exception):
     """A wait, or a longer piece of work, was ended from outside."""
 
 
+_NEW = re.compile(r"new-[0-9a-f]{16}")
+"""The names that :func:`new_file` gives."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SAID = (
     *("No space left on device", "Disk quota exceeded", "File too large"),
@@ -290,7 +293,7 @@ def new_file(work: Path) -> FileLock:
 def sweep_files(work: Path) -> None:
     """Remove what :func:`new_file` made for processes that have died since."""
     with guarded(work):
-        for path in work.glob("new-*"):
+        for path in [path for path in work.iterdir() if _NEW.fullmatch(path.name) and path.is_file()]:
             lock = try_lock(path, create=False)
             if lock is not None:
                 lock.release(remove=True)

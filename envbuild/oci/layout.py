@@ -27,6 +27,7 @@ from envbuild.oci.disk import (
     take_lock,
     write_file,
 )
+from envbuild.oci.document import read_json
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _LAYOUT_FILE = b'{"imageLayoutVersion":"1.0.0"}'
@@ -35,6 +36,7 @@ _REF = re.compile(
 )
 _WORK = ".envbuild"
 _BUFFER = 1 << 20
+_INDEX_LIMIT = 64 << 20
 
 
 class BlobWriter:
@@ -151,10 +153,12 @@ class Layout:
         return layout
 
     def path(self, digest: str) -> Path:
-        """Where the blob of ``digest`` lies, or would lie."""
-        if not digests.is_digest(digest):
-            raise ValueError(f"not a sha256 digest: {digest!r}")
-        return self._blobs / digest.removeprefix("sha256:")
+        """Where the blob of ``digest`` lies, or would lie.
+
+        Raises:
+            BadDigest: it is no digest (exit 5).
+        """
+        return self._blobs / digests.Digest(digest).hex
 
     def has(self, digest: str, size: int | None = None) -> bool:
         """Whether the blob is here, with ``size`` bytes if that is given."""
@@ -201,6 +205,7 @@ class Layout:
                 hint="use letters, digits and single separators: name:tag",
                 exit=Exit.USAGE,
             )
+        digests.Digest(descriptor.digest)
         entry = descriptor.to_dict()
         entry["annotations"] = {**descriptor.annotations, REF_NAME: name}
 
@@ -229,6 +234,8 @@ class Layout:
         for item in _manifests(self._read_index()):
             name = _name(item)
             if name is not None:
+                if not digests.is_digest(item.get("digest")):
+                    raise self._broken(f"names no digest for {name}")
                 found[name] = _descriptor(item)
         return found
 
@@ -257,7 +264,7 @@ class Layout:
 
     def _read_index(self) -> dict[str, object]:
         try:
-            value = json.loads(self._index.read_bytes())
+            value = read_json(digests.read_regular(self._index, _INDEX_LIMIT))
         except FileNotFoundError:
             return {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}
         except OSError as error:
@@ -265,14 +272,17 @@ class Layout:
         except ValueError:
             value = None
         if not isinstance(value, dict) or not isinstance(value.get("manifests"), list):
-            raise EnvbuildError(
-                "broken-index",
-                f"{self._index} is not an OCI image index",
-                hint=f"remove {self._index} and run `envbuild image` again: the layers stay",
-                exit=Exit.USAGE,
-                where=str(self._index),
-            )
+            raise self._broken("is not an OCI image index")
         return value
+
+    def _broken(self, what: str) -> EnvbuildError:
+        return EnvbuildError(
+            "broken-index",
+            f"{self._index} {what}",
+            hint=f"remove {self._index} and run `envbuild image` again: the layers stay",
+            exit=Exit.USAGE,
+            where=str(self._index),
+        )
 
     def _change(self, change: Callable[[list[dict[str, object]]], None]) -> None:
         lock = take_lock(self._work / "index.lock")
@@ -289,7 +299,7 @@ class Layout:
 
 def _version(marker: Path) -> object:
     try:
-        value = json.loads(marker.read_bytes())
+        value = read_json(digests.read_regular(marker, _INDEX_LIMIT))
     except ValueError:
         return None
     return value.get("imageLayoutVersion") if isinstance(value, dict) else None

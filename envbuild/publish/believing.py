@@ -6,13 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.gate.envelope import open_envelope
 from envbuild.gate.keys import PublicKey
 from envbuild.gate.signed import SignedVerdict, parse_signed
 from envbuild.gate.statement import PREDICATE as TEST_RESULT
+from envbuild.oci.document import read_json
 from envbuild.publish.proofs import BUNDLE, Proof
 from envbuild.publish.provenance import PREDICATE as PROVENANCE
 from envbuild.publish.sigstore import from_bundle
@@ -59,7 +58,7 @@ def believe(proof: Proof, trusted: Sequence[PublicKey], predicate: str) -> Belie
     where = str(proof.referrer)
     try:
         opened = open_envelope(from_bundle(proof.data, where=where), trusted, where=where)
-        statement = msgspec.json.decode(opened.payload)
+        statement = read_json(opened.payload)
     except EnvbuildError as error:
         raise _not_believed(error.message.replace("the verdict", "it"), where) from error
     except ValueError:  # msgspec's own, and UnicodeDecodeError

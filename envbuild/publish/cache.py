@@ -7,7 +7,6 @@ believed, so whoever may write to this repository is trusted like the machine th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from envbuild.lock.model import Artifact, Lock
 from envbuild.native import operator_key, take_operator
 from envbuild.oci.descriptor import MANIFEST, Descriptor
 from envbuild.oci.digest import canonical_json, is_digest, of_bytes
+from envbuild.oci.document import read_json, read_object
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.publish.views import in_memory, stored
@@ -189,9 +189,9 @@ class LayerCache:
             return None
         data, _ = self.remote.manifest(tag)
         try:
-            value = json.loads(data)
+            value = read_object(data)
             [blob] = value["layers"]
-            fields = json.loads(value["annotations"][_FIELDS])
+            fields = read_json(value["annotations"][_FIELDS])
             descriptor = Descriptor(
                 media_type=str(blob["mediaType"]), digest=str(blob["digest"]), size=int(blob["size"])
             )

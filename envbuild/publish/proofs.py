@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
+from envbuild.oci.digest import is_digest
+from envbuild.oci.document import read_json
 from envbuild.progress import Progress
 from envbuild.registry.remote import Attachment, Remote
 
@@ -99,15 +99,22 @@ def _read(remote: Remote, digest: str, referrer: Descriptor) -> Proof:
     notes = value.get("annotations")
     return Proof(
         artifact_type=str(value.get("artifactType")),
-        data=remote.blob(str(layers[0].get("digest")), limit=_LARGEST),
+        data=remote.blob(_digest(layers[0], referrer.digest), limit=_LARGEST),
         annotations={str(k): str(v) for k, v in notes.items()} if isinstance(notes, dict) else {},
         referrer=referrer.digest,
     )
 
 
+def _digest(entry: dict[str, Any], where: str) -> str:
+    digest = entry.get("digest")
+    if not is_digest(digest):
+        raise _bad(where, "names no digest for its content")
+    return digest
+
+
 def _manifest(data: bytes, digest: str) -> dict[str, Any]:
     try:
-        value = msgspec.json.decode(data)
+        value = read_json(data)
     except ValueError:  # msgspec's own, and UnicodeDecodeError
         value = None
     if not isinstance(value, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci import digest as digests
 from envbuild.oci.descriptor import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST, Descriptor
+from envbuild.oci.document import read_json, read_object
 from envbuild.registry.pull import choose_image
 from envbuild.registry.remote import Remote
 
@@ -49,7 +49,7 @@ class RemoteImage:
     @property
     def labels(self) -> dict[str, str]:
         """The config's labels."""
-        settings = json.loads(self.config_data).get("config") or {}
+        settings = read_object(self.config_data).get("config") or {}
         labels = settings.get("Labels") if isinstance(settings, dict) else None
         return {str(key): str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
 
@@ -98,7 +98,7 @@ def read_image(remote: Remote, reference: str, *, of_index: bool = False) -> Rem
 
 def _object(data: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
+        value = read_json(data)
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -122,7 +122,7 @@ def _parts(value: Mapping[str, Any], where: str) -> tuple[Descriptor, tuple[Desc
 def _descriptor(entry: object, where: str) -> Descriptor:
     if isinstance(entry, dict):
         digest, size = entry.get("digest"), entry.get("size")
-        if isinstance(digest, str) and digests.is_digest(digest) and isinstance(size, int) and size >= 0:
+        if digests.is_digest(digest) and type(size) is int and size >= 0:
             notes = entry.get("annotations")
             return Descriptor(
                 media_type=str(entry.get("mediaType")),

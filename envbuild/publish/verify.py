@@ -9,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from envbuild.errors import EnvbuildError
 from envbuild.gate.expect import expect
 from envbuild.gate.keys import PublicKey
@@ -22,6 +20,7 @@ from envbuild.lock.asked import asked_recipe
 from envbuild.lock.file import lock_bytes, parse_lock
 from envbuild.lock.model import Lock
 from envbuild.oci.digest import of_bytes
+from envbuild.oci.document import read_json
 from envbuild.oci.image import Image
 from envbuild.publish.believing import Believed, believe, bundles_of, locks_named, signed_verdicts
 from envbuild.publish.proofs import CYCLONEDX, LOCK, Proof
@@ -278,7 +277,7 @@ def _status(proofs: Sequence[Proof], predicate: str) -> Status:
 
 def _json(data: bytes) -> dict[str, object]:
     try:
-        value = msgspec.json.decode(data)
+        value = read_json(data)
     except ValueError:  # msgspec's own, and UnicodeDecodeError
         return {}
     return value if isinstance(value, dict) else {}

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.recipe.keylines import key_lines
+from envbuild.oci.digest import read_regular
+from envbuild.oci.document import bounded
+from envbuild.recipe.keylines import check_keys, key_lines
 from envbuild.recipe.model import Ref
 from envbuild.recipe.parts import Part, parts_of, united
 from envbuild.recipe.suggest import did_you_mean, listed
 from envbuild.recipe.table import Table
 
 FILE = "recipe.toml"
+_LIMIT = 256 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +48,13 @@ def read_document(path: Path, ref: Ref, folders: Sequence[Path]) -> Document:
 def _read(path: Path, ref: Ref, folders: Sequence[Path], chain: tuple[Ref, ...]) -> Document:
     text = _text(path)
     try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        check_keys(text)
+        with bounded():
+            values = tomllib.loads(text)
+            lines = key_lines(text)
+    except ValueError as error:  # TOMLDecodeError, and what int() refuses
         raise _syntax(path, text, str(error)) from None
-    places = {key: f"{path}:{line}" for key, line in key_lines(text).items()}
+    places = {key: f"{path}:{line}" for key, line in lines.items()}
     top = Table(path=path, name="", values=values, places=places)
     parts = united(parts_of(top))
     extended = top.optional_text("extends")
@@ -110,9 +116,10 @@ def _merged_places(base: Document, own: Mapping[str, object], places: Mapping[st
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        data = read_regular(path, _LIMIT)
+        return data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = data[: error.start].count(b"\n") + 1
         raise EnvbuildError(
             "recipe-not-utf-8", f"byte {error.start} of the recipe is not UTF-8 text",
             hint="Save the file as UTF-8.", exit=Exit.INPUT, where=f"{path}:{line}",

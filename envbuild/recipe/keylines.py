@@ -6,6 +6,23 @@ import re
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 _OPEN = {"[": "]", "{": "}"}
+_DOTS = 32
+_LONGEST = 1000
+_PART = r"(?:[A-Za-z0-9_-]++|\"[^\"\n]*+\"|'[^'\n]*+')"
+_KEY = re.compile(rf"(?<![A-Za-z0-9_-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{_DOTS}}}")
+"""A key of more than so many parts; each part is taken once (possessively), so that the search is linear."""
+
+
+def check_keys(text: str) -> None:
+    """Refuse what makes ``tomllib`` take time or memory without bound: keys of very many parts.
+
+    Raises:
+        ValueError: there is one (in a recipe's text nothing looks like it).
+    """
+    match = _KEY.search(text)
+    if match is not None:
+        line = text.count("\n", 0, match.start()) + 1
+        raise ValueError(f"a key has more than {_DOTS} parts (at line {line}, column 1)")
 
 
 def key_lines(text: str) -> dict[str, int]:
@@ -13,6 +30,9 @@ def key_lines(text: str) -> dict[str, int]:
 
     Names are dotted (``python.packages``), array elements have an index (``python.packages[0]``). The text must
     have been read by ``tomllib`` before: this scanner skips values and does not judge them.
+
+    Raises:
+        ValueError: a key is longer than anybody writes one.
     """
     scanner = _Scanner(text)
     scanner.document()
@@ -88,7 +108,11 @@ class _Scanner:
                 self.at = match.end()
             self._spaces()
             if self._peek() != ".":
-                return ".".join(parts)
+                key = ".".join(parts)
+                if len(key) > _LONGEST:
+                    line = self._line()
+                    raise ValueError(f"a key has more than {_LONGEST} characters (at line {line}, column 1)")
+                return key
             self.at += 1
 
     def _string(self) -> None:

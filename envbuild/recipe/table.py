@@ -19,6 +19,18 @@ _NAMES = {
     float: "a number",
 }
 
+_LONGEST = 1000
+_MOST = 1 << 16
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: never very long."""
+    try:
+        text = str(value)
+    except ValueError:  # a number of very many digits
+        return "a very long number"
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+
 
 @dataclass(slots=True, kw_only=True)
 class Table:
@@ -35,12 +47,12 @@ class Table:
         value = self._value(key, default)
         if not isinstance(value, str):
             spelt = (
-                f'Write {key} = "{value}", in quotes.'
+                f'Write {key} = "{_shown(value)}", in quotes.'
                 if isinstance(value, int | float)
                 else f'Write {key} = "…".'
             )
             raise self._type(key, value, "a text", spelt)
-        return value
+        return self._short(key, value)
 
     def optional_text(self, key: str) -> str | None:
         """A string, or ``None`` where the key is not there."""
@@ -56,7 +68,8 @@ class Table:
             raise self._type(key, value, "a list of texts", f'Write {key} = ["…"].')
         for position, item in enumerate(value):
             if not isinstance(item, str):
-                raise self._type(f"{key}[{position}]", item, "a text", f'Write "{item}", in quotes.')
+                raise self._type(f"{key}[{position}]", item, "a text", f'Write "{_shown(item)}", in quotes.')
+            self._short(f"{key}[{position}]", item)
         return tuple(value)
 
     def flag(self, key: str, *, default: bool) -> bool:
@@ -74,7 +87,11 @@ class Table:
         if isinstance(value, bool) or not isinstance(value, int):
             raise self._type(key, value, "a whole number", f"Write {key} = {default}, without quotes.")
         if value < 1:
-            raise self.wrong(key, f"is {value}, but must be at least 1", f"Write {key} = 1 or more.")
+            raise self.wrong(key, f"is {_shown(value)}, but must be at least 1", f"Write {key} = 1 or more.")
+        if value > _MOST:
+            raise self.wrong(
+                key, f"is {_shown(value)}, but must be at most {_MOST}", f"Write {key} = {default}."
+            )
         return value
 
     def table(self, key: str, *, required: bool) -> Table | None:
@@ -120,6 +137,17 @@ class Table:
         message = f"{self.dotted(key)}: {what}"
         return EnvbuildError(id, message, hint=hint, exit=Exit.INPUT, where=self.where(key))
 
+    def _short(self, key: str, text: str) -> str:
+        """No version and no name is so long, and none has such a character."""
+        if len(text) > _LONGEST or "\0" in text:
+            what = (
+                "holds a NUL"
+                if "\0" in text
+                else f"has {len(text)} characters, and at most {_LONGEST} are read"
+            )
+            raise self.wrong(key, what, "Write a shorter, plain text.")
+        return text
+
     def _value(self, key: str, default: object) -> object:
         self.known.append(key)
         if key in self.values:
@@ -141,4 +169,6 @@ class Table:
 
     def _type(self, key: str, value: object, wanted: str, hint: str) -> EnvbuildError:
         seen = _NAMES.get(type(value), type(value).__name__)
-        return self.wrong(key, f"must be {wanted}, not {seen} ({value})", hint, id="recipe-wrong-type")
+        return self.wrong(
+            key, f"must be {wanted}, not {seen} ({_shown(value)})", hint, id="recipe-wrong-type"
+        )

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlencode, urlsplit
 
+from envbuild.oci.document import read_json
 from envbuild.registry.credentials import TOKEN, Credentials, check_variables, find_credentials
 from envbuild.registry.reference import Repository, speaks_plain
 from envbuild.registry.refusals import LOGIN, LOGIN_WRITE, Refusal, refusal
-from envbuild.store.http import Http
+from envbuild.store.faults import Fault
+from envbuild.store.http import Http, joined
 
-_PARAMETER = re.compile(r'([A-Za-z]+)=(?:"([^"]*)"|([^\s,]+))')
+_PARAMETER = re.compile(r'(?<![A-Za-z])([A-Za-z]+)=(?:"([^"]*)"|([^\s,]+))')
 _EARLY = 10.0
 """Seconds before its end that a token counts as over."""
 _SHORTEST = 60.0
 """A token's life in seconds where the answer names none (distribution spec, "Token Response Fields")."""
+_LONGEST = 86_400.0
+"""More than this is not counted."""
 _OLD = f"does not take the token of {TOKEN}: it is wrong or has expired"
 
 Scopes = tuple[str, ...]
@@ -100,7 +103,10 @@ class Authorization:
     ) -> tuple[str, float]:
         """A new token, and its life in seconds."""
         realm = parameters.get("realm", "")
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(joined(realm, ""))
+        except Fault as fault:
+            raise _not_allowed(f"asks for a token at a place that is none: it {fault}", scopes) from fault
         plain = parts.scheme == "http" and speaks_plain(parts.netloc, self._environ)
         if scheme != "bearer" or not (parts.scheme == "https" or plain):
             raise _not_allowed("asks for a way to log in that is not known or not safe", scopes)
@@ -123,7 +129,8 @@ class Authorization:
         if not isinstance(token, str):
             raise _not_allowed("gave no token", scopes)
         life = answer.get("expires_in")
-        return f"Bearer {token}", float(life) if isinstance(life, int | float) else _SHORTEST
+        seconds = min(life, _LONGEST) if isinstance(life, int | float) else _SHORTEST
+        return f"Bearer {token}", float(seconds)
 
     def _ask(
         self, url: str, headers: Mapping[str, str] | None, form: Mapping[str, str] | None, scopes: Scopes
@@ -135,7 +142,7 @@ class Authorization:
                 raise _not_allowed(str(fault), scopes) if fault.status in {400, 401, 403} else fault
             data = response.read(1 << 20)
         try:
-            value = json.loads(data)
+            value = read_json(data)
         except ValueError:
             value = None
         if not isinstance(value, dict):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
-import json
+import re
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.document import read_json
 from envbuild.registry.reference import parse_repository
 
 REGISTRY = "ENVBUILD_REGISTRY"
@@ -17,6 +18,7 @@ USER = "ENVBUILD_REGISTRY_USER"
 PASSWORD = "ENVBUILD_REGISTRY_PASSWORD"  # noqa: S105 - a variable's name
 TOKEN = "ENVBUILD_REGISTRY_TOKEN"  # noqa: S105 - a variable's name
 AUTH_CONFIG = "DOCKER_AUTH_CONFIG"
+_HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HELPER_SECONDS = 30
 
 
@@ -32,7 +34,10 @@ class Credentials:
     @property
     def basic(self) -> str:
         """The value of an ``Authorization`` header (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        return (
+            "Basic "
+            + base64.b64encode(f"{self.user}:{self.password}".encode("utf-8", "surrogateescape")).decode()
+        )
 
 
 def find_credentials(accounts: Sequence[str], environ: Mapping[str, str]) -> Credentials | None:
@@ -92,7 +97,7 @@ def _in_text(
     text: bytes, accounts: Sequence[str], environ: Mapping[str, str], path: Path
 ) -> Credentials | None:
     try:
-        config = json.loads(text)
+        config = read_json(text)
     except ValueError as error:
         raise _bad_config(path, "is not JSON") from error
     return _in_config(config, accounts, environ, path) if isinstance(config, dict) else None
@@ -147,6 +152,8 @@ def _from_entry(entry: Mapping[str, object], path: Path, account: str) -> Creden
 
 def _from_helper(helper: str, account: str, environ: Mapping[str, str], path: Path) -> Credentials | None:
     """Ask ``docker-credential-<helper>`` (docker-credential-helpers, "get")."""
+    if not _HELPER.fullmatch(helper):
+        raise _bad_config(path, f"names {helper[:80]!r}, which is no name of a credential helper")
     command = f"docker-credential-{helper}"
     try:
         done = subprocess.run(
@@ -165,7 +172,7 @@ def _from_helper(helper: str, account: str, environ: Mapping[str, str], path: Pa
             return None
         raise _bad_config(path, f"names the credential helper {command}, which failed for {account}")
     try:
-        answer = json.loads(done.stdout)
+        answer = read_json(done.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])
     except (ValueError, KeyError, TypeError) as error:
         raise _bad_config(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import INDEX, MANIFEST, Descriptor
 from envbuild.oci.digest import is_digest, of_bytes
+from envbuild.oci.document import read_json, read_object
+from envbuild.registry.reference import is_tag
 from envbuild.registry.refusals import CHANGED, lies, told
 from envbuild.registry.session import Answer, Session
 from envbuild.store.faults import Fault
+from envbuild.store.http import number
 
 DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -28,12 +30,16 @@ def head_manifest(session: Session, reference: str) -> Descriptor | None:
     answer = session.ask("HEAD", f"manifests/{reference}", expect={200, 404}, headers=_ACCEPT)
     if answer.status == 404:
         return None
-    digest, length = _digest(answer), answer.headers.get("Content-Length", "")
-    if digest is None or not (length.isascii() and length.isdigit()) or not answer.media_type:
+    digest, length = _digest(answer), number(answer.headers.get("Content-Length"))
+    if digest is None or length is None or not answer.media_type:
         return read_manifest(session, reference)[1]
     if is_digest(reference) and digest != reference:
         raise lies(session.label, "answers with another manifest", expected=reference, seen=digest)
-    return Descriptor(media_type=answer.media_type, digest=digest, size=int(length))
+    if not is_digest(digest):
+        raise lies(
+            session.label, f"names no digest for {reference}", expected="a sha256 digest", seen=digest[:100]
+        )
+    return Descriptor(media_type=answer.media_type, digest=digest, size=length)
 
 
 def read_manifest(session: Session, reference: str) -> tuple[bytes, Descriptor]:
@@ -105,7 +111,7 @@ def list_tags(session: Session) -> list[str]:
         if answer.status == 404:
             break
         value = json_object(session, answer.data, "the list of tags").get("tags")
-        tags += [str(tag) for tag in value] if isinstance(value, list) else []
+        tags += [tag for tag in value if is_tag(tag)] if isinstance(value, list) else []
     return tags
 
 
@@ -116,12 +122,9 @@ def json_object(session: Session, data: bytes, what: str) -> dict[str, object]:
         EnvbuildError: ``registry-failed``: it is none (exit 4).
     """
     try:
-        value = json.loads(data)
+        return read_object(data)
     except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise told(Fault(f"gave {what} that is no JSON object", retry=False), session.label)
-    return value
+        raise told(Fault(f"gave {what} that is no JSON object", retry=False), session.label) from None
 
 
 def _digest(answer: Answer) -> str | None:
@@ -133,7 +136,7 @@ def _digest(answer: Answer) -> str | None:
 def _media_type(answer: Answer) -> str:
     """The manifest's own word, which is hashed; the registry's where it has none."""
     try:
-        value = json.loads(answer.data)
+        value = read_json(answer.data)
     except ValueError:
         value = None
     own = value.get("mediaType") if isinstance(value, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci import digest as digests
 from envbuild.oci.descriptor import CONFIG, INDEX, LAYER_GZIP, LAYER_TAR, LAYER_ZSTD, MANIFEST, Descriptor
+from envbuild.oci.document import check_descriptors, read_json, read_object
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.registry.manifests import LIMIT, head_manifest, read_manifest
@@ -146,13 +146,17 @@ def _manifest(digest: str, session: Session, store: Store) -> tuple[dict[str, An
         data, descriptor = read_manifest(session, digest)
         told = descriptor.media_type
     try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict) or value.get("schemaVersion") != 2:
+        value = read_object(data)
+    except ValueError as error:
+        raise _unusable(digest, f"is no manifest: {error}", "name another image") from None
+    if value.get("schemaVersion") != 2:
         raise _unusable(
             digest, "is not a manifest of schema version 2", "take an image that was pushed by a newer tool"
         )
+    try:
+        check_descriptors(value)
+    except ValueError as error:
+        raise _unusable(digest, f"has a malformed manifest: {error}", "name another image") from None
     store.layout.put(data)
     fallback = INDEX if "manifests" in value else MANIFEST
     return value, str(value.get("mediaType") or told or fallback)
@@ -195,7 +199,7 @@ def _blobs(manifest: Mapping[str, Any], name: ImageName) -> list[Descriptor]:
         if kind is None:
             raise _unusable(str(name), f"has a part of type {media_type}", "name an ordinary container image")
         size = entry.get("size")
-        if not _is_digest(entry.get("digest")) or not isinstance(size, int) or size < 0:
+        if not _is_digest(entry.get("digest")) or type(size) is not int or size < 0:
             raise _unusable(str(name), "has a malformed descriptor in its manifest", "name another image")
         if number == 0 and size > LIMIT:
             raise _unusable(str(name), f"has a config of {size} bytes", "name an ordinary container image")
@@ -216,7 +220,7 @@ def _wanted(blob: Descriptor, session: Session) -> Wanted:
 
 def _config(blob: Descriptor, store: Store, name: ImageName) -> dict[str, Any]:
     try:
-        value = json.loads(store.layout.read(blob.digest))
+        value = read_json(store.layout.read(blob.digest))
     except ValueError:
         value = None
     if not isinstance(value, dict):
@@ -245,7 +249,7 @@ def _layers(blobs: list[Descriptor], config: Mapping[str, Any], name: ImageName)
 
 
 def _is_digest(value: object) -> bool:
-    return isinstance(value, str) and digests.is_digest(value)
+    return digests.is_digest(value)
 
 
 def _unusable(where: str, what: str, hint: str) -> EnvbuildError:

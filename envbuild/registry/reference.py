@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.digest import is_digest
@@ -14,6 +15,7 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{1,5})?")
+_LONGEST = 255
 _HUB = "docker.io"
 _HUB_API = "registry-1.docker.io"
 _HUB_ACCOUNT = "https://index.docker.io/v1/"
@@ -133,6 +135,11 @@ def is_image_name(text: str) -> bool:
     return bool(path) and _REGISTRY.fullmatch(registry) is not None
 
 
+def is_tag(value: object) -> TypeGuard[str]:
+    """Whether ``value`` is a tag (distribution spec, "Pulling manifests")."""
+    return isinstance(value, str) and _TAG.fullmatch(value) is not None
+
+
 def parse_reference(text: str) -> ImageName:
     """Read ``[REGISTRY/]REPOSITORY[:TAG]@sha256:HEX``; without a registry it is Docker Hub's, as in Docker.
 
@@ -192,7 +199,10 @@ def _is_host(name: str) -> bool:
 def _repository(registry: str, path: str) -> Repository | None:
     if registry == _HUB and "/" not in path:
         path = f"library/{path}"
-    if not (_REGISTRY.fullmatch(registry) and _REPOSITORY.fullmatch(path)):
+    if not (_REGISTRY.fullmatch(registry) and _REPOSITORY.fullmatch(path)) or len(path) > _LONGEST:
+        return None
+    port = registry.rpartition(":")[2] if not registry.endswith("]") and ":" in registry else "1"
+    if not 0 < int(port) < 1 << 16:
         return None
     return Repository(registry, path)
 

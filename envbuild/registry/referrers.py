@@ -161,7 +161,8 @@ def _descriptor(session: Session, entry: Mapping[str, Any]) -> Descriptor:
         isinstance(media_type, str)
         and isinstance(digest, str)
         and is_digest(digest)
-        and isinstance(size, int)
+        and type(size) is int
+        and size >= 0
         and isinstance(annotations, dict)
     ):
         raise _malformed(session)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.document import read_json
 from envbuild.store.faults import NO_TLS, Fault
 from envbuild.store.http import Http, Response
 
@@ -100,7 +100,7 @@ def lies(label: str, what: str, *, expected: str, seen: str) -> EnvbuildError:
 def _errors(body: bytes) -> tuple[frozenset[str], str]:
     """The codes of an error body, and its codes and messages as a text that follows the status."""
     try:
-        value = json.loads(body)
+        value = read_json(body)
     except ValueError:
         return frozenset(), ""
     errors = value.get("errors") if isinstance(value, dict) else None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import Descriptor
-from envbuild.oci.digest import of_bytes
+from envbuild.oci.digest import Digest, of_bytes
 from envbuild.progress import Task
 from envbuild.registry.content import Blob, Sent
 from envbuild.registry.manifests import head_manifest, list_tags, put_manifest, read_manifest
@@ -50,7 +50,7 @@ class Remote:
 
     def blob(self, digest: str, *, limit: int) -> bytes:
         """A small blob, checked; refused where it has more than ``limit`` bytes."""
-        data = self._session.ask("GET", f"blobs/{digest}", expect={200}, limit=limit).data
+        data = self._session.ask("GET", f"blobs/{Digest(digest)}", expect={200}, limit=limit).data
         if (seen := of_bytes(data)) != digest:
             raise EnvbuildError(
                 "wrong-hash",

@@ -6,19 +6,21 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
+from envbuild.oci.digest import Digest
 from envbuild.registry.authorization import Authorization
 from envbuild.registry.reference import Repository, base_address
 from envbuild.registry.refusals import Refusal, refusal, told
 from envbuild.store.download import Source
 from envbuild.store.faults import Fault
-from envbuild.store.http import Http, Response, Streamed
+from envbuild.store.http import Http, Response, Streamed, joined
 
 Stop = Callable[[], bool]
-_NEXT = re.compile(r'<([^>]*)>[^,<]*;\s*rel="?next\b')
+_NEXT = re.compile(r'<([^<>]*)>[^,<]*;\s*rel="?next\b')
 _PAGES = 1000
 _PAGE = 16 << 20
+_ALL_PAGES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ class Session:
                 self.ask("HEAD", f"blobs/{digest}", expect={200, 404})
             return self._authorization.headers(self._read)
 
-        return Source(url=f"{self.address}/blobs/{digest}", label=self.label, authorize=authorize)
+        return Source(url=f"{self.address}/blobs/{Digest(digest)}", label=self.label, authorize=authorize)
 
     @contextmanager
     def open(
@@ -91,7 +93,7 @@ class Session:
         Raises:
             Fault: no answer, or not authorized.
         """
-        url = urljoin(f"{self.address}/", address)
+        url = joined(f"{self.address}/", address)
         scopes = (self._write if writing else self._read) + tuple(f"repository:{name}:pull" for name in also)
         own = _origin(url) == _origin(self.address)
         for last in (False, True):
@@ -177,14 +179,20 @@ class Session:
         Raises:
             EnvbuildError: a page cannot be had, or there is no end of them (exit 4).
         """
-        following = address
+        following, total = address, 0
         for _ in range(_PAGES):
             answer = self.ask("GET", following, expect=expect, headers=headers, limit=_PAGE)
+            total += len(answer.data)
+            if total > _ALL_PAGES:
+                raise told(Fault(f"answered more than {_ALL_PAGES} bytes of pages", retry=False), self.label)
             yield answer
             links = _NEXT.findall(answer.headers.get("Link", ""))
             if not links:
                 return
-            following = urljoin(answer.url, links[0])
+            try:
+                following = joined(answer.url, links[0])
+            except Fault as fault:
+                raise told(fault, self.label) from fault
         raise told(Fault(f"answered in more than {_PAGES} pages", retry=False), self.label)
 
     def location(self, answer: Answer | Response) -> str:
@@ -196,7 +204,7 @@ class Session:
         value = answer.headers.get("Location")
         if not value:
             raise Fault("does not say where to go on (no Location)", retry=False)
-        url = urljoin(answer.url, value)
+        url = joined(answer.url, value)
         if urlsplit(url).scheme != "https" and urlsplit(self.address).scheme == "https":
             raise Fault(
                 "goes on without TLS",

@@ -14,16 +14,19 @@ from contextlib import suppress
 from enum import Enum, auto
 
 from envbuild.errors import EnvbuildError
+from envbuild.oci.digest import Digest
 from envbuild.oci.disk import Stopped
 from envbuild.progress import Task
 from envbuild.registry.content import Blob, Content
 from envbuild.registry.refusals import Refusal, lies, told
 from envbuild.registry.session import Session, Stop
 from envbuild.store.faults import Fault
-from envbuild.store.http import Response, Streamed
+from envbuild.store.http import Response, Streamed, number
 
 PIECE = 64 << 20
-_RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,18})")
+_STEP_ON = 1 << 16
+"""Bytes more that a registry must have before its faults are counted anew."""
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _MISUNDERSTOOD = {400, 405, 411, 415, 501}
 """Answers to a piece by which registries say that they know another way only."""
@@ -111,11 +114,13 @@ class Upload:
                 if self._stop is not None and self._stop():
                     self._cancel()
                     raise Stopped from fault
-                if self._offset > best:
+                if self._offset - best >= _STEP_ON or self._offset == self._size > best:
                     effort.progressed()
                     best = self._offset
                 following = self._recover(fault)
-                again = Fault(str(fault), retry=following is _Next.LATER, pause=fault.pause)
+                again = Fault(
+                    str(fault), retry=following is _Next.LATER, pause=fault.pause, stalled=fault.stalled
+                )
                 if following is not _Next.NOW and not effort.again(again):
                     self._cancel()
                     raise told(fault, f"{self._session.label}, asked to take {self._blob.name},") from fault
@@ -152,8 +157,7 @@ class Upload:
             if response.status != 202:
                 raise self._session.refusal(response, writing=True)
             self._location = self._session.location(response)
-            least = response.headers.get("OCI-Chunk-Min-Length", "")
-            self._piece = max(PIECE, int(least) if least.isascii() and least.isdigit() else 0)
+            self._piece = max(PIECE, number(response.headers.get("OCI-Chunk-Min-Length")) or 0)
         self._offset, self._unsure, self._told, self._begun = 0, False, False, True
         return False
 
@@ -267,13 +271,13 @@ def has_blob(session: Session, digest: str, size: int | None, *, stop: Stop | No
     Raises:
         EnvbuildError: ``registry-lies``: it has another size or digest (exit 5); it cannot be asked (exit 4).
     """
-    answer = session.ask("HEAD", f"blobs/{digest}", expect={200, 404}, stop=stop)
+    answer = session.ask("HEAD", f"blobs/{Digest(digest)}", expect={200, 404}, stop=stop)
     if answer.status == 404:
         return False
-    length = answer.headers.get("Content-Length", "")
+    length = number(answer.headers.get("Content-Length"))
     seen = answer.headers.get("Docker-Content-Digest", digest)
     if seen != digest:
         raise lies(session.label, "answers with another blob", expected=digest, seen=seen)
-    if size is not None and length.isascii() and length.isdigit() and int(length) != size:
-        raise lies(session.label, f"has {digest} with another size", expected=str(size), seen=length)
+    if size is not None and length is not None and length != size:
+        raise lies(session.label, f"has {digest} with another size", expected=str(size), seen=str(length))
     return True

@@ -16,6 +16,7 @@ from typing import IO
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.sandbox.ids import IdMaps, subordinate_ids
 from envbuild.sandbox.model import Command, Rootfs
+from envbuild.sandbox.outcome import raise_described
 
 _GRACE = 5.0  # seconds between asking the helper to kill everything and killing the helper itself
 
@@ -185,15 +186,5 @@ def _outcome(line: bytes) -> dict[str, object]:
     """One line of status; raises what it tells of."""
     value = json.loads(line)
     assert isinstance(value, dict)
-    if "error" in value:
-        error = value["error"]
-        raise EnvbuildError(
-            error["id"],
-            error["message"],
-            where=error["where"],
-            hint=error["hint"],
-            exit=Exit(error["exit"]),
-        )
-    if "bug" in value:
-        raise RuntimeError(value["bug"])
+    raise_described(value)
     return value

@@ -19,15 +19,14 @@ import socket
 import struct
 import subprocess
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from fcntl import ioctl
 from types import FrameType
 from typing import NoReturn
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.disk import disk_full, is_full
 from envbuild.sandbox.mounts import enter
+from envbuild.sandbox.outcome import described
 from envbuild.sandbox.syscalls import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -221,14 +220,6 @@ def _call(spec: Mapping[str, object], status: _Status) -> int:
     return 0
 
 
-def _described(error: Exception) -> dict[str, object]:
-    if isinstance(error, EnvbuildError):
-        return {"error": {**error.to_dict(), "exit": int(error.exit)}}
-    if isinstance(error, OSError) and is_full(error):
-        return _described(disk_full(error.filename or os.getcwd(), error.strerror))
-    return {"bug": "".join(traceback.format_exception(error))}
-
-
 def main() -> NoReturn:
     """The process's entry point."""
     status = _Status(int(sys.argv[2]))
@@ -244,7 +235,7 @@ def main() -> NoReturn:
                 _enter_user_namespace(spec["maps"], status)
             code = (_run if "command" in spec else _call)(spec, status)
     except Exception as error:  # the caller raises it again, whatever it is
-        status.send(_described(error))
+        status.send(described(error))
     os._exit(code)
 
 

@@ -1,7 +1,8 @@
-"""The sandbox's root: overlay, pivot_root, /proc, /dev, /sys, /tmp and binds. Runs as its process 1.
+"""The sandbox's root: overlay, /proc, /dev, /sys, /tmp and binds, pivot_root. Runs as its process 1.
 
 Sources are opened before anything is mounted and named through ``/proc/self/fd``, so that it does not matter
-what the mounts hide. Targets are made after pivot_root, so that symbolic links in them cannot lead outside.
+what the mounts hide. Targets are made in a chroot, so that symbolic links in them cannot lead outside; after
+pivot_root alone they could, since ``/..`` is the old root as long as that is mounted.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.sandbox.inside import within
 from envbuild.sandbox.syscalls import (
+    CLONE_NEWNS,
     MNT_DETACH,
     MS_BIND,
     MS_NODEV,
@@ -23,11 +26,14 @@ from envbuild.sandbox.syscalls import (
     MS_REC,
     make_read_only,
     mount,
+    no_devices,
     pivot_root,
     umount,
+    unshare,
 )
 
 _BASE = "/tmp"
+_MOST_TEXT = 4 << 20
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 _LINKS = {
     "fd": "/proc/self/fd",
@@ -55,6 +61,7 @@ def enter(rootfs: Mapping[str, object], command: Mapping[str, object], *, user_n
         EnvbuildError: with what is missing.
     """
     held = _Held()
+    outside = os.open("/", os.O_PATH | os.O_CLOEXEC)
     lowers = [held.path(path) for path in _strings(rootfs["lowers"])]
     upper = rootfs["upper"]
     held_upper = _hold_upper(held, str(upper), bool(lowers)) if upper is not None else None
@@ -62,17 +69,63 @@ def enter(rootfs: Mapping[str, object], command: Mapping[str, object], *, user_n
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", _BASE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
     root = _overlay(lowers, held_upper, user_namespace=user_namespace)
-    os.chdir(root)
-    pivot_root(".", ".")
+    os.chdir("/proc")
+    os.chroot(root)
     _proc(user_namespace=user_namespace)
     _dev(int(str(command["shm_size"])))
-    os.makedirs("/tmp", exist_ok=True)
+    _folder("/tmp")
     mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
     for source, target, read_only in binds:
         _bind(source, target, read_only=read_only)
+    os.fchdir(outside)
+    os.chroot(".")
+    os.chdir(root)
+    pivot_root(".", ".")
     umount(".", MNT_DETACH)
     os.chdir("/")
+    os.close(outside)
     held.close()
+
+
+def read_files(arguments: Mapping[str, object], _advance: Callable[[int], None]) -> dict[str, str]:
+    """The text of files in stacked layers, as a container sees them. Called through :meth:`Sandbox.call`.
+
+    Args:
+        arguments: ``lowers`` (bottom first), ``names`` (absolute paths there), ``user_namespace``.
+
+    Returns:
+        By name; what is no file, or is not there, is left out. Of a large file the first part.
+    """
+    names = _strings(arguments["names"])
+    unshare(CLONE_NEWNS)
+    held = _Held()
+    lowers = [held.path(path) for path in _strings(arguments["lowers"])]
+    mount("none", "/", None, MS_REC | MS_PRIVATE)
+    mount("tmpfs", _BASE, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755")
+    root = _overlay(lowers, None, user_namespace=bool(arguments["user_namespace"]))
+    found = within(root, lambda _: {name: text for name in names if (text := _text(name)) is not None})
+    assert isinstance(found, dict)
+    return found
+
+
+def _text(path: str) -> str | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return None
+    with open(fd, "rb") as stream:
+        return stream.read(_MOST_TEXT).decode("utf-8", "replace")
+
+
+def _folder(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        message = f"the image's {path} is no folder, and none can be made there: {error.strerror}"
+        raise _failure("sandbox-root", message, "use an image where it is a folder, or missing") from error
 
 
 class _Held:
@@ -126,6 +179,7 @@ def _overlay(lowers: Sequence[str], upper: tuple[str, str] | None, *, user_names
     os.mkdir(root)
     if not lowers:
         mount(upper[0] if upper else _BASE, root, None, MS_BIND | MS_REC)
+        no_devices(root)
         return root
     os.chdir(_BASE)
     for number, lower in enumerate(lowers):
@@ -158,12 +212,12 @@ def _overlay_error(error: OSError, kept: bool, *, user_namespace: bool) -> Envbu
 
 
 def _proc(*, user_namespace: bool) -> None:
-    os.makedirs("/proc", exist_ok=True)
+    _folder("/proc")
     try:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     except PermissionError:
         # Inside a container whose own /proc is masked the kernel allows no new one: show the outer one.
-        mount("./proc", "/proc", None, MS_BIND | MS_REC)
+        mount(".", "/proc", None, MS_BIND | MS_REC)
     if user_namespace:
         return
     for path in _PROC_READ_ONLY:
@@ -173,8 +227,8 @@ def _proc(*, user_namespace: bool) -> None:
 
 
 def _dev(shm_size: int) -> None:
-    os.makedirs("/dev", exist_ok=True)
-    mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NOEXEC, "mode=0755")
+    _folder("/dev")
+    mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=0755")
     for name, target in _LINKS.items():
         os.symlink(target, f"/dev/{name}")
     os.mkdir("/dev/pts")

@@ -96,6 +96,15 @@ def make_read_only(target: str) -> None:
     mount("none", target, None, MS_REMOUNT | MS_BIND | MS_RDONLY | flags)
 
 
+def no_devices(target: str, more: int = 0) -> None:
+    """Make the device nodes in a mount dead; ``more`` are further flags for it.
+
+    The flags that it has stay: a user namespace must keep them.
+    """
+    kept = os.statvfs(target).f_flag & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    mount("none", target, None, MS_REMOUNT | MS_BIND | MS_NODEV | more | kept)
+
+
 def die_with_parent(signal: int) -> None:
     """Get ``signal`` when the parent ends (prctl PR_SET_PDEATHSIG). Lost at every change of credentials."""
     _check(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal), 0, 0, 0), "prctl PR_SET_PDEATHSIG")

@@ -11,7 +11,10 @@ from typing import IO, Any
 import zstandard
 from isal import igzip
 
+from envbuild.oci.tar_reader import Source
+
 _BUFFER = 1 << 20
+_LENGTH = 4
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 
@@ -30,11 +33,6 @@ class HashedTar(io.RawIOBase):
         """Take ``data`` into the digest; returns it."""
         self._sha256.update(data)
         return data
-
-    def drain(self) -> None:
-        """Read to the end: padding after a tar's end belongs to its digest."""
-        while self.read(_BUFFER):
-            pass
 
     def digest(self) -> str:
         """``sha256:…`` of the uncompressed bytes read."""
@@ -85,3 +83,52 @@ class TarStream(HashedTar):
         """Close the blob."""
         self._raw.close()
         super().close()
+
+
+def send_frames(stream: Source, pipe: IO[bytes]) -> None:
+    """Write a tar to another process: pieces with their length before them, and the length 0 at the end."""
+    while data := stream.read(_BUFFER):
+        _write_all(pipe, len(data).to_bytes(_LENGTH, "big"))
+        _write_all(pipe, data)
+    _write_all(pipe, bytes(_LENGTH))
+
+
+def _write_all(pipe: IO[bytes], data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[pipe.write(view) :]
+
+
+class Frames:
+    """Tars as :func:`send_frames` writes them, one after the other; :meth:`start` each."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._left = 0
+        self._ended = True
+
+    def start(self) -> None:
+        """Begin with the next tar."""
+        self._ended = False
+
+    def read(self, size: int, /) -> bytes:
+        """At most ``size`` bytes; none at the tar's end."""
+        if not self._left and not self._ended:
+            self._left = int.from_bytes(self._some(_LENGTH), "big")
+            self._ended = not self._left
+        if self._ended:
+            return b""
+        data = self._some(min(size, self._left))
+        self._left -= len(data)
+        return data
+
+    def drain(self) -> None:
+        """Pass over what is left of the tar."""
+        while self.read(_BUFFER):
+            pass
+
+    def _some(self, size: int) -> bytes:
+        data = self._pipe.read(size)
+        if len(data) < size:
+            raise EOFError("the process that reads it ended")
+        return data

@@ -1,4 +1,4 @@
-"""Writes tar entries below a folder, and nowhere else.
+"""Writes tar entries below a folder, and nowhere else. It works inside of that folder (:mod:`.inside`).
 
 Parents are resolved as in a chroot: a symbolic link that a layer brings is followed inside the root only (OCI
 image spec, layer.md, "Applying Changesets"). Whiteouts remove what lower layers brought.
@@ -9,26 +9,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import stat
 import tarfile
 from collections.abc import Mapping
-from typing import IO
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.tar_reader import Content
+from envbuild.oci.trees import remove_tree, too_long
 
 _COPY = 1 << 20
 _WHITEOUT = ".wh."
 _OPAQUE = ".wh..wh..opq"
 _LINKS = 40
 _XATTR = "SCHILY.xattr."
+_LARGEST_XATTR = 64 << 10
+_OVERLAY = ("trusted.overlay.", "user.overlay.")
+"""overlayfs's own attributes: they mean something only where they were written."""
+
+_UNMAKEABLE = {
+    errno.EEXIST, errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.EMLINK, errno.ENAMETOOLONG, errno.ENOENT,
+    errno.ENOTDIR, errno.EPERM, errno.ERANGE, errno.E2BIG, errno.EOVERFLOW,
+}  # fmt: skip
+"""What the kernel says of an entry that no file can be made of, and not of the disk."""
 
 
 def refuse(name: str, reason: str) -> EnvbuildError:
     """A tar entry that must not be unpacked."""
     return EnvbuildError(
         "layer-hostile",
-        f"the layer has an entry that {reason}: {name!r}",
+        f"the layer has an entry that {reason}: {name[:300]!r}",
         hint="the blob is not what a builder makes: fetch it again, or from elsewhere",
         exit=Exit.VERIFY,
     )
@@ -47,7 +56,7 @@ class TreeWriter:
         self._keep_links = keep_links
         self._overlaid = overlaid
         self._real: dict[str, str] = {"": root}
-        self._folders: dict[str, tuple[int, float]] = {root: (0o755, 0.0)}
+        self._folders: dict[str, tuple[int, float, int]] = {root: (0o755, 0.0, os.lstat(root).st_ino)}
         self._fresh: set[str] = set()
         self.entries = 0
 
@@ -55,20 +64,28 @@ class TreeWriter:
         """Forget what the layer below brought: whiteouts of the next one hide all of it."""
         self._fresh = set()
 
-    def add(self, entry: tarfile.TarInfo, content: IO[bytes] | None) -> None:
+    def add(self, entry: tarfile.TarInfo, content: Content | None) -> None:
         """Make one entry; ``content`` is its data if it is a regular file.
 
         Raises:
             EnvbuildError: exit 5; the entry's name or link leads out of the root.
         """
         self.entries += 1
+        try:
+            self._add(entry, content)
+        except OSError as error:
+            if error.errno not in _UNMAKEABLE:
+                raise
+            raise refuse(entry.name, f"cannot be made: {error.strerror}") from error
+
+    def _add(self, entry: tarfile.TarInfo, content: Content | None) -> None:
         parent, name = self._split(entry.name)
-        if name == _OPAQUE:
-            self._empty(parent)
-        elif name.startswith(_WHITEOUT):
-            self._hide(os.path.join(parent, name[len(_WHITEOUT) :]))
+        if name.startswith(_WHITEOUT):
+            self._whiteout(entry, parent, name)
         elif not name:
-            self._folders[self._root] = (entry.mode, entry.mtime)
+            if not entry.isdir():
+                raise refuse(entry.name, "stands in place of the root")
+            self._note_folder(self._root, entry)
             os.chown(self._root, entry.uid, entry.gid)
         else:
             path = os.path.join(parent, name)
@@ -78,25 +95,37 @@ class TreeWriter:
     def finish(self) -> None:
         """Give folders their modes and times, deepest first (writing into them changed both)."""
         for path in sorted(self._folders, key=len, reverse=True):
-            mode, mtime = self._folders[path]
-            with contextlib.suppress(FileNotFoundError):
-                os.chmod(path, mode)
-                os.utime(path, (mtime, mtime))
+            mode, mtime, inode = self._folders[path]
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                found = os.lstat(path)
+                if stat.S_ISDIR(found.st_mode) and found.st_ino == inode:  # else a later entry replaced it
+                    os.chmod(path, mode)
+                    os.utime(path, (mtime, mtime))
+
+    def _note_folder(self, path: str, entry: tarfile.TarInfo) -> None:
+        self._folders[path] = (entry.mode & 0o7777, entry.mtime, os.lstat(path).st_ino)
 
     def _split(self, name: str) -> tuple[str, str]:
         """The real folder and the last part of an entry's name."""
         parts = [part for part in name.split("/") if part not in ("", ".")]
         if ".." in parts or "\0" in name:
             raise refuse(name, "leads out of its folder")
+        if any(part.startswith(_WHITEOUT) for part in parts[:-1]):
+            raise refuse(name, "lies in a whiteout")
         if not parts:
             return self._root, ""
-        return self._folder("/".join(parts[:-1])), parts[-1]
+        folder = self._folder("/".join(parts[:-1]))
+        if reason := too_long(os.path.join(folder, parts[-1]).removeprefix(self._root).lstrip("/")):
+            raise refuse(name, reason)
+        return folder, parts[-1]
 
     def _folder(self, relative: str) -> str:
         """The real path of a folder inside the root, made if it is missing."""
         known = self._real.get(relative)
         if known is not None:
             return known
+        if reason := too_long(relative):
+            raise refuse(relative, reason)
         path, pending, links = self._root, relative.split("/")[::-1], 0
         while pending:
             part = pending.pop()
@@ -111,6 +140,9 @@ class TreeWriter:
             except FileNotFoundError:
                 os.mkdir(inner, 0o755)
                 mode = stat.S_IFDIR
+            if self._overlaid and stat.S_ISCHR(mode):
+                self._replace_whiteout(inner, 0o755)
+                mode = stat.S_IFDIR
             if stat.S_ISLNK(mode):
                 links += 1
                 if links > _LINKS:
@@ -122,10 +154,12 @@ class TreeWriter:
             if not stat.S_ISDIR(mode):
                 raise refuse(relative, "goes through a file")
             path = inner
+            if reason := too_long(path.removeprefix(self._root).lstrip("/")):
+                raise refuse(relative, reason)
         self._real[relative] = path
         return path
 
-    def _make(self, entry: tarfile.TarInfo, path: str, content: IO[bytes] | None) -> None:
+    def _make(self, entry: tarfile.TarInfo, path: str, content: Content | None) -> None:
         if entry.isdir():
             self._make_folder(entry, path)
             return
@@ -138,8 +172,12 @@ class TreeWriter:
             source = os.path.join(folder, name)
             if not name or not os.path.lexists(source):
                 raise refuse(entry.name, f"links to {entry.linkname!r}, which is not there")
+            if stat.S_ISDIR(os.lstat(source).st_mode):
+                raise refuse(entry.name, f"is a hard link to {entry.linkname!r}, a folder")
             os.link(source, path, follow_symlinks=False)
         elif entry.issym():
+            if not entry.linkname or "\0" in entry.linkname:
+                raise refuse(entry.name, "is a symbolic link without a target that a link can have")
             os.symlink(entry.linkname, path)
             os.lchown(path, entry.uid, entry.gid)
             os.utime(path, (entry.mtime, entry.mtime), follow_symlinks=False)
@@ -158,14 +196,17 @@ class TreeWriter:
         except FileExistsError:
             if self._keep_links and os.path.islink(path):
                 return
-            if not stat.S_ISDIR(os.lstat(path).st_mode):
+            mode = os.lstat(path).st_mode
+            if self._overlaid and stat.S_ISCHR(mode):
+                self._replace_whiteout(path, 0o700)
+            elif not stat.S_ISDIR(mode):
                 self._remove(path)
                 os.mkdir(path, 0o700)
         os.chown(path, entry.uid, entry.gid)
         os.chmod(path, 0o700)
-        self._folders[path] = (entry.mode & 0o7777, entry.mtime)
+        self._note_folder(path, entry)
 
-    def _make_file(self, entry: tarfile.TarInfo, path: str, content: IO[bytes]) -> None:
+    def _make_file(self, entry: tarfile.TarInfo, path: str, content: Content) -> None:
         fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             while data := content.read(_COPY):
@@ -188,35 +229,80 @@ class TreeWriter:
         except FileNotFoundError:
             return
         if stat.S_ISDIR(mode):
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             os.unlink(path)
         if stat.S_ISDIR(mode) or stat.S_ISLNK(mode):
             self._real = {"": self._root}
 
+    def _whiteout(self, entry: tarfile.TarInfo, parent: str, name: str) -> None:
+        """A whiteout names one file or folder beside it, or is the opaque one (layer.md, "Whiteouts").
+
+        No file can have a name that begins like a whiteout, so the names that aufs kept for itself hide nothing.
+        """
+        hidden = name.removeprefix(_WHITEOUT)
+        if not (entry.isreg() or entry.islnk()) or entry.size:
+            raise refuse(entry.name, "is a whiteout, and no empty file")
+        if name == _OPAQUE:
+            if self._overlaid and parent == self._root:
+                raise refuse(entry.name, "hides the whole root, which a layer in a stack cannot")
+            self._empty(parent)
+        elif hidden in ("", ".", "..") or hidden.startswith(_WHITEOUT):
+            raise refuse(entry.name, "is a whiteout of a name that no file has")
+        else:
+            self._hide(os.path.join(parent, hidden))
+
     def _hide(self, path: str) -> None:
         """Apply a whiteout. For overlayfs it is a character device 0:0 (Linux, filesystems/overlayfs, "whiteouts")."""
-        if not self._overlaid:
-            self._remove(path)
-        elif path not in self._fresh:
-            # A user namespace may make this one device since Linux 5.8; before, the lower file stays visible.
-            with contextlib.suppress(PermissionError, FileExistsError):
+        if self._overlaid:
+            try:
                 os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(0, 0))
+            except FileExistsError:
+                if stat.S_ISDIR(os.lstat(path).st_mode):
+                    _make_opaque(path)
+            except PermissionError:
+                pass  # a user namespace may make this one device since Linux 5.8; before, the lower file stays visible
+        elif path not in self._fresh:
+            self._remove(path)
+        elif stat.S_ISDIR(os.lstat(path).st_mode):
+            self._empty(path)
+
+    def _replace_whiteout(self, path: str, mode: int) -> None:
+        """A folder in place of what a whiteout hides: nothing of the lower one is to be seen in it."""
+        os.unlink(path)
+        os.mkdir(path, mode)
+        _make_opaque(path)
 
     def _empty(self, folder: str) -> None:
-        """Remove what lower layers put into a folder; what this layer brought stays, in whatever order."""
+        """Hide what lower layers put into a folder; what this layer brought stays, in whatever order."""
+        if self._overlaid:
+            _make_opaque(folder)
+            return
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
             if path not in self._fresh:
                 self._remove(path)
 
 
+def _make_opaque(folder: str) -> None:
+    """Have overlayfs show nothing of the folders below this one (Linux, filesystems/overlayfs, "whiteouts")."""
+    try:
+        os.setxattr(folder, "trusted.overlay.opaque", b"y")
+    except PermissionError:  # in a user namespace, where overlays are mounted with userxattr
+        with contextlib.suppress(OSError):
+            os.setxattr(folder, "user.overlay.opaque", b"y")
+
+
 def _set_xattrs(fd: int, headers: Mapping[str, str]) -> None:
     """Extended attributes of PAX headers (file capabilities, mostly), where the filesystem takes them."""
     for key, text in headers.items():
-        if key.startswith(_XATTR):
+        name = key.removeprefix(_XATTR)
+        if name != key and not name.startswith(_OVERLAY):
+            value = text.encode("utf-8", "surrogateescape")
+            if not name or "\0" in name or len(value) > _LARGEST_XATTR:
+                raise OSError(errno.ERANGE, f"the extended attribute {name[:40]!r} of {len(value)} bytes")
             try:
-                os.setxattr(fd, key[len(_XATTR) :], text.encode("utf-8", "surrogateescape"))
+                os.setxattr(fd, name, value)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EPERM, errno.EINVAL):
                     raise

@@ -2,36 +2,52 @@
 
 A root appears under its name by a rename after its diff_id was verified. It is not synced to disk: after a power
 cut the store's owner may remove ``roots/`` at any time, since it can be made again from the blobs.
+
+Two processes: one decompresses and hashes, the other writes files from inside of the new root, where no name that a
+layer has leads to this machine's files.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import IO
 
 import zstandard
 from isal import igzip_lib
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import Digest, Sha256
+from envbuild.oci.tar_reader import entries
 from envbuild.progress import Progress
 from envbuild.sandbox.host import Sandbox
-from envbuild.sandbox.tarstream import HashedTar, TarStream
+from envbuild.sandbox.inside import within
+from envbuild.sandbox.tarstream import Frames, HashedTar, TarStream, send_frames
 from envbuild.sandbox.tree_writer import TreeWriter
 from envbuild.sandbox.trees import remove
 
+_HALF = re.compile(r"\.[0-9a-f]{64}\.[0-9a-f]{8}")
+
 
 def root_name(diff_ids: Sequence[str]) -> str:
-    """The folder name of a root: of one layer its diff_id, of several the ChainID (config.md), without algorithm."""
-    chain = diff_ids[0]
-    for diff_id in diff_ids[1:]:
-        chain = "sha256:" + sha256(f"{chain} {diff_id}".encode()).hexdigest()
-    return chain.removeprefix("sha256:")
+    """The folder name of a root: of one layer its diff_id, of several the ChainID (config.md), without algorithm.
+
+    Raises:
+        BadDigest: a diff_id is no digest (exit 5).
+    """
+    chain, *others = map(Digest, diff_ids)
+    for diff_id in others:
+        chain = Digest("sha256:" + sha256(f"{chain} {diff_id}".encode()).hexdigest())
+    return chain.hex
 
 
 def unpack_layers(
@@ -108,13 +124,23 @@ def unpack(arguments: Mapping[str, object], advance: Callable[[int], None]) -> i
     """
     layers, final = arguments["layers"], Path(str(arguments["final"]))
     assert isinstance(layers, list)
+    sources = [
+        _Source(
+            name=Path(blob).name, where=blob, diff_id=diff_id, open=partial(TarStream, Path(blob), advance)
+        )
+        for diff_id, blob in layers
+    ]
+    return _write(final, sources)
 
-    def apply(writer: TreeWriter) -> None:
-        for diff_id, blob in layers:
-            writer.start_layer()
-            _apply(writer, TarStream(Path(blob), advance), diff_id, Path(blob).name, str(blob))
 
-    return _write(final, apply, overlaid=len(layers) == 1)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """A layer to unpack: what errors call it, its file if it is one, its diff_id, and its tar."""
+
+    name: str
+    where: str | None
+    diff_id: str
+    open: Callable[[], HashedTar]
 
 
 def unpack_stream(stream: HashedTar, diff_id: str, final: Path, *, name: str) -> int:
@@ -132,17 +158,15 @@ def unpack_stream(stream: HashedTar, diff_id: str, final: Path, *, name: str) ->
     Raises:
         EnvbuildError: exit 5, ``layer-damaged`` or ``layer-hostile``.
     """
-    return _write(final, lambda writer: _apply(writer, stream, diff_id, name, None), overlaid=True)
+    return _write(final, [_Source(name=name, where=None, diff_id=diff_id, open=lambda: stream)])
 
 
-def _write(final: Path, apply: Callable[[TreeWriter], None], *, overlaid: bool) -> int:
-    """Make a root, whole or not at all; ``overlaid``: of one layer, whose whiteouts stay."""
+def _write(final: Path, layers: Sequence[_Source]) -> int:
+    """Make a root of one layer, whose whiteouts stay, or of several; whole or not at all."""
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary, claim = _begin(final)
-    writer = TreeWriter(str(temporary), overlaid=overlaid)
     try:
-        apply(writer)
-        writer.finish()
+        count = within(str(temporary), lambda pipe: _receive(pipe, layers), lambda pipe: _send(pipe, layers))
         try:
             temporary.rename(final)
         except OSError:
@@ -152,7 +176,7 @@ def _write(final: Path, apply: Callable[[TreeWriter], None], *, overlaid: bool) 
         if temporary.exists():
             remove({"path": str(temporary)}, lambda _: None)
         os.close(claim)
-    return writer.entries
+    return int(str(count))
 
 
 def _begin(final: Path) -> tuple[Path, int]:
@@ -161,7 +185,7 @@ def _begin(final: Path) -> tuple[Path, int]:
     try:
         fcntl.flock(roots, fcntl.LOCK_EX)
         _sweep(final.parent)
-        temporary = final.parent / f".{final.name}.{secrets.token_hex(4)}"
+        temporary = final.parent / f".{Sha256(final.name)}.{secrets.token_hex(4)}"
         temporary.mkdir(0o755)
         return temporary, _claim(temporary)
     finally:
@@ -174,7 +198,7 @@ def _claim(folder: Path) -> int:
     Raises:
         BlockingIOError: another process uses it.
     """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -184,8 +208,8 @@ def _claim(folder: Path) -> int:
 
 
 def _sweep(roots: Path) -> None:
-    """Remove what killed processes left half unpacked."""
-    for folder in roots.glob(".*"):
+    """Remove what killed processes left half unpacked: folders of the names that :func:`_begin` makes, no others."""
+    for folder in [path for path in roots.iterdir() if _HALF.fullmatch(path.name)]:
         try:
             claim = _claim(folder)
         except OSError:
@@ -196,29 +220,44 @@ def _sweep(roots: Path) -> None:
             os.close(claim)
 
 
-def _apply(writer: TreeWriter, stream: HashedTar, diff_id: str, name: str, where: str | None) -> None:
-    try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20, errorlevel=2) as archive:
-            archive.errors = "surrogateescape"
-            for entry in archive:
-                writer.add(entry, archive.extractfile(entry) if entry.isreg() else None)
-                archive.members = []  # type: ignore[attr-defined]  # else it keeps every entry in memory
-        stream.drain()
-    except (tarfile.TarError, EOFError, igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:  # type: ignore[misc] # isal's stub
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise _damaged(name, where, str(error)) from error
-    finally:
-        stream.close()
-    if stream.digest() != diff_id:
-        raise _damaged(name, where, f"its content is {stream.digest()}, expected {diff_id}")
+def _send(pipe: IO[bytes], layers: Sequence[_Source]) -> None:
+    """Read and verify the layers, and hand their tars on."""
+    for layer in layers:
+        stream = layer.open()
+        try:
+            send_frames(stream, pipe)
+        except (EOFError, igzip_lib.IsalError, zstandard.ZstdError, OSError) as error:  # type: ignore[misc] # isal's stub
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise _damaged(layer, str(error)) from error
+        finally:
+            stream.close()
+        if stream.digest() != layer.diff_id:
+            raise _damaged(layer, f"its content is {stream.digest()}, expected {layer.diff_id}")
 
 
-def _damaged(name: str, where: str | None, reason: str) -> EnvbuildError:
+def _receive(pipe: IO[bytes], layers: Sequence[_Source]) -> int:
+    """Inside the root: write what comes; the number of entries."""
+    writer = TreeWriter("/", overlaid=len(layers) == 1)
+    frames = Frames(pipe)
+    for layer in layers:
+        writer.start_layer()
+        frames.start()
+        try:
+            for entry, content in entries(frames):
+                writer.add(entry, content)
+            frames.drain()
+        except (tarfile.TarError, EOFError) as error:
+            raise _damaged(layer, str(error)) from error
+    writer.finish()
+    return writer.entries
+
+
+def _damaged(layer: _Source, reason: str) -> EnvbuildError:
     return EnvbuildError(
         "layer-damaged",
-        f"layer {name} does not unpack: {reason}",
-        where=where,
+        f"layer {layer.name} does not unpack: {reason}",
+        where=layer.where,
         hint="remove this file and run the command again: it is then fetched or built again",
         exit=Exit.VERIFY,
     )

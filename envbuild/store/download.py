@@ -11,14 +11,14 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.digest import CHUNK
+from envbuild.oci.digest import CHUNK, open_regular
 from envbuild.oci.disk import Stopped
 from envbuild.store.faults import Fault
 from envbuild.store.http import Http, Response
 from envbuild.store.network import is_local
 from envbuild.store.part import Part
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]+/(?:[0-9]+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/(?:[0-9]{1,18}|\*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class Download:
                     raise Stopped from fault
                 if self._right():
                     return None  # every byte came before the connection failed
-                if self._part.offset > best:
+                if self._part.offset - best >= self._http.pace.least:
                     effort.progressed()
                     best = self._part.offset
                 if effort.again(fault):
@@ -221,10 +221,12 @@ class Download:
 
 def _local_chunks(url: str, offset: int) -> Iterator[bytes]:
     try:
-        with Path(unquote(urlsplit(url).path)).open("rb") as stream:
+        with open_regular(Path(unquote(urlsplit(url).path))) as stream:
             stream.seek(offset)
             while chunk := stream.read(CHUNK):
                 yield chunk
+    except ValueError as error:
+        raise Fault("has an address that is not valid", retry=False) from error
     except OSError as error:
         status = 404 if isinstance(error, FileNotFoundError) else None
         raise Fault(f"cannot be read: {error.strerror}", retry=False, status=status) from error

@@ -6,6 +6,8 @@ import ssl
 
 from urllib3 import exceptions
 
+from envbuild.store.pace import Slow
+
 _AGAIN = "check the connection, then run the same command again: it goes on where it stopped"
 _CERTIFICATE = (
     "set SSL_CERT_FILE to a bundle that holds the authority of this server, or of the proxy between"
@@ -22,6 +24,7 @@ class Fault(Exception):
         status: the HTTP status, where there was an answer.
         pause: seconds that the server asked to wait.
         hint: what a person can do about it; left out where only trying again helps.
+        stalled: seconds of waiting for too little.
     """
 
     def __init__(
@@ -32,8 +35,10 @@ class Fault(Exception):
         status: int | None = None,
         pause: float | None = None,
         hint: str | None = None,
+        stalled: float = 0.0,
     ) -> None:
         super().__init__(reason)
+        self.stalled = stalled
         self.retry = retry
         self.status = status
         self.pause = pause
@@ -47,6 +52,11 @@ class Fault(Exception):
 
 def fault_of(error: Exception, read_timeout: float) -> Fault:
     """Name what urllib3 or the socket met. Its own texts hold addresses, so they are not used."""
+    slow = _slow(error)
+    return Fault(str(slow), retry=True, stalled=slow.seconds) if slow else _fault_of(error, read_timeout)
+
+
+def _fault_of(error: Exception, read_timeout: float) -> Fault:
     if isinstance(error, exceptions.ProxyError):
         inner = error.original_error
         text = str(inner).rsplit(": ", 1)[-1] if isinstance(inner, OSError) else type(inner).__name__
@@ -68,6 +78,13 @@ def fault_of(error: Exception, read_timeout: float) -> Fault:
     if isinstance(error, exceptions.LocationValueError | ValueError):
         return Fault("has an address that is not valid", retry=False, hint="correct the address")
     return Fault(f"failed ({type(error).__name__})", retry=False)
+
+
+def _slow(error: BaseException | None) -> Slow | None:
+    """What broke the pace, where that is the cause."""
+    while error is not None and not isinstance(error, Slow):
+        error = error.__cause__
+    return error
 
 
 def _tls_fault(cause: BaseException) -> Fault:

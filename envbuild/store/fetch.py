@@ -13,7 +13,7 @@ from envbuild.oci.disk import Stopped, disk_full, guarded, present
 from envbuild.progress import Progress, Task
 from envbuild.store.download import Download, Source, Wanted
 from envbuild.store.http import Http
-from envbuild.store.part import Part
+from envbuild.store.part import Part, part_path
 from envbuild.store.store import Store
 
 __all__ = ["Source", "Wanted", "fetch"]
@@ -160,7 +160,7 @@ def _check_room(store: Store, files: Sequence[Wanted]) -> None:
     needed = 0
     for item in files:
         if item.size is not None:
-            part = store.partial / f"{item.sha256}.part"
+            part = part_path(store.partial, item.sha256)
             have = part.stat().st_size if part.exists() else 0
             needed += max(0, item.size - have)
     with guarded(store.root):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import time
+from time import monotonic, time
 from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.digest import open_regular
 from envbuild.store.faults import Fault, fault_of
 from envbuild.store.network import (
     Proxies,
@@ -23,13 +25,14 @@ from envbuild.store.network import (
     redacted,
     split_credentials,
     tls_context,
-    whole_number,
 )
+from envbuild.store.pace import Meter, Pace, Window, paced_pools
 from envbuild.store.retry import Patience
 
 _CHUNK = 1 << 18
 _SHORT = 1 << 14
 _REDIRECTS = {301, 302, 303, 307, 308}
+_NUMBER = re.compile(r"[0-9]{1,18}")
 AGENT = "envbuild"
 
 
@@ -50,11 +53,12 @@ class Response:
     url: str
     _body: urllib3.BaseHTTPResponse = field(repr=False)
     _timeout: float
+    _pace: Pace
 
     @property
     def length(self) -> int | None:
         """The length of the body in bytes, where the server tells it."""
-        return whole_number(self.headers.get("Content-Length", ""))
+        return number(self.headers.get("Content-Length"))
 
     def abort(self) -> None:
         """Wake a thread that waits in :meth:`chunks`; it then sees a broken connection."""
@@ -66,10 +70,19 @@ class Response:
         """The body as sent (no content decoding), piece by piece.
 
         Raises:
-            Fault: the connection broke, stalled or ended early.
+            Fault: the connection broke, stalled, was slower than the pace or ended early.
         """
+        window = Window(self._pace)
+        meter = getattr(getattr(self._body, "_original_response", None), "meter", None)
         try:
-            while chunk := self._body.read1(_CHUNK, decode_content=False):
+            while True:
+                began = monotonic()
+                chunk = self._body.read1(_CHUNK, decode_content=False)
+                if not chunk:
+                    return
+                window.add(len(chunk), monotonic() - began)
+                if isinstance(meter, Meter):
+                    meter.content()
                 yield chunk
         except (HTTPError, OSError) as error:
             raise fault_of(error, self._timeout) from error
@@ -101,6 +114,7 @@ class Http:
         ca_bundle: a PEM file or a folder of hashed certificates; stronger than the environment.
         connect_timeout: seconds to wait for a connection.
         read_timeout: seconds without a byte after which a connection counts as broken.
+        pace: what an answer must bring in a window of time; stronger than ``read_timeout`` for what is read.
         patience: how often and how fast to try again.
         connections: connections kept per host.
 
@@ -115,10 +129,13 @@ class Http:
         ca_bundle: Path | None = None,
         connect_timeout: float = 15.0,
         read_timeout: float = 60.0,
+        pace: Pace | None = None,
         patience: Patience | None = None,
         connections: int = 16,
     ) -> None:
         self.patience = patience or Patience()
+        self.pace = pace or Pace()
+        self._pools = paced_pools(self.pace)
         self._read_timeout = read_timeout
         self._timeout = urllib3.Timeout(connect=connect_timeout, read=read_timeout)
         self._context = tls_context(environ, ca_bundle)
@@ -128,6 +145,7 @@ class Http:
         self._direct = urllib3.PoolManager(
             maxsize=connections, ssl_context=self._context, timeout=self._timeout, retries=False
         )
+        self._direct.pool_classes_by_scheme = self._pools
         self._by_proxy = {
             proxy: self._proxy_manager(proxy) for proxy in set(self._proxies.by_scheme.values())
         }
@@ -203,7 +221,7 @@ class Http:
             if answer.status not in _REDIRECTS or target is None or method not in {"GET", "HEAD"}:
                 break
             _done_with(answer)
-            following, own = split_credentials(_joined(urlunsplit(parts), target))
+            following, own = split_credentials(joined(urlunsplit(parts), target))
             if _origin(following) != _origin(parts):
                 extra = {name: extra[name] for name in extra if name.lower() in _HARMLESS}
             elif "Authorization" in sent and "Authorization" not in own:
@@ -219,6 +237,7 @@ class Http:
                 url=urlunsplit(parts),
                 _body=answer,
                 _timeout=self._read_timeout,
+                _pace=self.pace,
             )
         except BaseException:
             answer.close()
@@ -273,7 +292,7 @@ class Http:
                 exit=Exit.USAGE,
             ) from fault
         headers = {"Proxy-Authorization": own["Authorization"]} if own else None
-        return urllib3.ProxyManager(
+        manager = urllib3.ProxyManager(
             urlunsplit(parts),
             proxy_headers=headers,
             proxy_ssl_context=self._context,
@@ -282,6 +301,8 @@ class Http:
             timeout=self._timeout,
             retries=False,
         )
+        manager.pool_classes_by_scheme = self._pools
+        return manager
 
     def _with_netrc(self, parts: SplitResult, headers: dict[str, str]) -> dict[str, str]:
         if self._netrc is None or any(name.lower() == "authorization" for name in headers):
@@ -319,12 +340,23 @@ def failed(fault: Fault, label: str) -> EnvbuildError:
     return EnvbuildError("source-failed", f"{label} {fault}", hint=fault.hint, exit=Exit.NETWORK)
 
 
-def _joined(base: str, target: str) -> str:
-    """Where a ``Location`` leads; an address that is none stays as it is, for who parses it next."""
+def joined(base: str, address: str) -> str:
+    """An address that an answer names, absolute or relative to ``base``.
+
+    Raises:
+        Fault: it is none.
+    """
     try:
-        return urljoin(base, target)
-    except ValueError:
-        return target
+        url = urljoin(base, address)
+        urlsplit(url).port  # noqa: B018 - refuses a port that is none
+    except ValueError as error:
+        raise Fault("names an address that is not valid", retry=False) from error
+    return url
+
+
+def number(text: str | None) -> int | None:
+    """The whole number that a header has; ``None`` where it has none, or one that nothing counts."""
+    return int(text) if text is not None and _NUMBER.fullmatch(text) else None
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
@@ -349,8 +381,10 @@ def _retry_after(value: str | None) -> float | None:
 def _read_local(url: str, label: str, limit: int) -> bytes:
     path = Path(unquote(urlsplit(url).path))
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             data = stream.read(limit + 1)
+    except ValueError:
+        raise failed(Fault("has an address that is not valid", retry=False), label) from None
     except OSError as error:
         status = 404 if isinstance(error, FileNotFoundError) else None
         raise failed(Fault(f"cannot be read: {error.strerror}", retry=False, status=status), label) from error

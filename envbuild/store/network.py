@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import ipaddress
 import netrc
-import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.store.faults import Fault
 
-_NUMBER = re.compile(r"[0-9]{1,18}")
 _BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
@@ -116,13 +114,8 @@ def split_credentials(url: str) -> tuple[SplitResult, dict[str, str]]:
 
 def basic(user: str, password: str) -> dict[str, str]:
     """The ``Authorization`` header of RFC 7617."""
-    token = base64.b64encode(f"{user}:{password}".encode()).decode()
+    token = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
     return {"Authorization": f"Basic {token}"}
-
-
-def whole_number(text: str) -> int | None:
-    """A header's number: ASCII digits alone, and not more than any file has bytes."""
-    return int(text) if _NUMBER.fullmatch(text) else None
 
 
 def date_of(text: str) -> datetime | None:

@@ -8,8 +8,16 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from envbuild.oci.digest import CHUNK
+from envbuild.oci.digest import CHUNK, Sha256, read_regular
 from envbuild.oci.disk import Writeback, guarded, publish, storage_error, write_file
+from envbuild.oci.document import read_json
+
+_ORIGIN_LIMIT = 1 << 20
+
+
+def part_path(folder: Path, sha256: str) -> Path:
+    """Where what has come of the file of that hash (64 hex digits) lies."""
+    return folder / f"{Sha256(sha256)}.part"
 
 
 class Part:
@@ -20,8 +28,8 @@ class Part:
     """
 
     def __init__(self, folder: Path, sha256: str, size: int | None, *, work: Path) -> None:
-        self.path = folder / f"{sha256}.part"
-        self._origin = folder / f"{sha256}.origin"
+        self.path = part_path(folder, sha256)
+        self._origin = self.path.with_suffix(".origin")
         self._work = work
         self._hasher = hashlib.sha256()
         self.offset = 0
@@ -42,7 +50,7 @@ class Part:
     def validator(self, address: str) -> str | None:
         """The strong ETag that the source at ``address`` gave for these bytes, if they came from there."""
         try:
-            value = json.loads(self._origin.read_bytes())
+            value = read_json(read_regular(self._origin, _ORIGIN_LIMIT))
         except (OSError, ValueError):
             return None
         if not isinstance(value, dict) or value.get("address") != _fingerprint(address):

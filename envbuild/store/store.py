@@ -29,7 +29,9 @@ from envbuild.oci.disk import (
     try_lock,
     write_file,
 )
+from envbuild.oci.document import read_json, read_object
 from envbuild.oci.layout import Layout
+from envbuild.oci.trees import remove_tree
 from envbuild.progress import Progress, SilentProgress
 from envbuild.readback import readable
 
@@ -39,7 +41,8 @@ FORMAT = 1
 _FOLDERS = ("artifacts/sha256", "partial", "oci", "cache", "roots", "tmp", "locks")
 _OURS = {name.split("/")[0] for name in _FOLDERS} | {"store.json", "lost+found"}
 _SCRATCH = "scratch-"
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SCRATCH_NAME = re.compile(_SCRATCH + r".*-[0-9a-f]{12}(\.lock)?")
+_RECORD_LIMIT = 64 << 20
 
 
 class Store:
@@ -102,10 +105,12 @@ class Store:
         self.close()
 
     def artifact(self, sha256: str) -> Path:
-        """Where the artifact of that hash (64 hex digits) lies, or would lie."""
-        if not _SHA256.fullmatch(sha256):
-            raise ValueError(f"not the hex digits of a sha256: {sha256!r}")
-        return self.root / "artifacts" / "sha256" / sha256
+        """Where the artifact of that hash (64 hex digits) lies, or would lie.
+
+        Raises:
+            BadDigest: it is no such hash (exit 5).
+        """
+        return self.root / "artifacts" / "sha256" / digests.Sha256(sha256)
 
     def has(self, sha256: str, size: int | None = None) -> bool:
         """Whether the artifact is here, with ``size`` bytes if that is given."""
@@ -141,8 +146,8 @@ class Store:
         """What was recorded under ``kind`` and ``key``, or ``None``. An unreadable record counts as none."""
         path = self._record(kind, key)
         try:
-            return _object(path.read_bytes())
-        except (FileNotFoundError, ValueError, RecursionError):
+            return read_object(digests.read_regular(path, _RECORD_LIMIT))
+        except (FileNotFoundError, ValueError):
             return None
         except OSError as error:
             raise storage_error(error, path) from error
@@ -152,7 +157,7 @@ class Store:
         path = self._record(kind, key)
         with guarded(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-        data = readable(lambda: digests.canonical_json(value), _object, where=str(path))
+        data = readable(lambda: digests.canonical_json(value), read_object, where=str(path))
         write_file(path, data, work=self.root / "tmp")
 
     @contextmanager
@@ -172,7 +177,7 @@ class Store:
         try:
             yield folder
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder, ignore_errors=True)
             lock.release(remove=not folder.exists())
 
     @contextmanager
@@ -212,7 +217,11 @@ class Store:
         folder = self.root / "tmp"
         sweep_files(folder)
         with guarded(folder):
-            names = {path.name.removesuffix(".lock") for path in folder.glob(f"{_SCRATCH}*")}
+            names = {
+                path.name.removesuffix(".lock")
+                for path in folder.iterdir()
+                if _SCRATCH_NAME.fullmatch(path.name) and not path.is_symlink()
+            }
             for name in sorted(names):
                 _sweep_scratch(folder / name)
 
@@ -225,7 +234,7 @@ def _sweep_scratch(folder: Path) -> None:
     lock = try_lock(folder.with_name(folder.name + ".lock"))
     if lock is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
+    remove_tree(folder, ignore_errors=True)  # files of another user's ids stay, and so does the lock
     lock.release(remove=not folder.exists())
 
 
@@ -239,18 +248,6 @@ def _settle(path: Path) -> str:
     finally:
         os.close(handle)
     return digest.removeprefix("sha256:")
-
-
-def _object(data: bytes) -> dict[str, object]:
-    """A record's content; ValueError where it is no JSON object, or has a number that is none."""
-    value = json.loads(data, parse_constant=_no_number)
-    if not isinstance(value, dict):
-        raise ValueError("it is no JSON object")
-    return value
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
 
 
 def _plain(name: str) -> str:
@@ -267,7 +264,7 @@ def _refuse_foreign(root: Path) -> None:
     marker = root / "store.json"
     choose = "name another folder with --store or ENVBUILD_STORE"
     try:
-        value = json.loads(marker.read_bytes())
+        value = read_json(digests.read_regular(marker, _RECORD_LIMIT))
     except FileNotFoundError:
         strangers = sorted({path.name for path in root.iterdir()} - _OURS)
         if not strangers:

@@ -54,6 +54,9 @@ def test_an_image_without_python_is_refused(sandbox, tmp_path):
         ('[[3, 12], "glibc 2.36"]', "Python 3.12"),
         ("[[3, 11], null]", "C library"),
         ("", "exit status 0"),
+        ("hello", "no version"),
+        ('{"a": 1}', "no version"),
+        ('[["x", 11], "glibc 2.36"]', "no version"),
     ],
 )
 def test_an_image_that_cannot_take_the_wheels_is_refused(base, sandbox, answer, reason):

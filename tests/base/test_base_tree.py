@@ -146,7 +146,7 @@ def test_essential_packages_are_unpacked_into_a_merged_usr(tmp_path):
     }
     (tmp_path / "x.deb").write_bytes(deb("Package: t\n", files))
     root = tmp_path / "root"
-    prepare({"root": str(root), "essential": [str(tmp_path / "x.deb")]}, nothing)
+    prepare({"root": str(root), "essential": [[str(tmp_path / "x.deb"), "x.deb"]]}, nothing)
     assert os.readlink(root / "bin") == "usr/bin"
     assert (root / "usr/bin/tool").read_bytes() == b"x"
     assert (root / "usr/lib64/ld.so").read_bytes() == b"y"

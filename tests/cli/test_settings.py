@@ -73,3 +73,45 @@ def test_an_engine_that_does_not_exist_is_refused_before_anything_starts() -> No
         resolve({"ENVBUILD_ENGINE": "podmann"})
     assert caught.value.id == "bad-setting"
     assert "docker, oci, sandbox" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = " + "[" * 100_000,
+        "x = " + "9" * 5000,
+        "x = 2026-99-99",
+        "\0",
+        'store = "a\\u0000b"',
+        "jobs = 0x" + "f" * 9999,
+        ".".join("a" * 400) + " = 1",
+        "#" * (2 << 20),
+    ],
+    ids=[
+        "nested",
+        "a long number",
+        "no date",
+        "nul",
+        "an escaped nul",
+        "a long hexadecimal",
+        "many parts",
+        "too big",
+    ],
+)
+def test_a_config_file_that_is_none_gives_one_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(EnvbuildError) as caught:
+        resolve({"ENVBUILD_CONFIG": str(path)})
+    assert (caught.value.id, caught.value.exit) == ("bad-config", Exit.USAGE)
+
+
+@pytest.mark.parametrize("jobs", ["²", "1" * 5000, "0", "-1", "x", "٣"])
+def test_a_number_of_jobs_that_is_none_gives_one_error(config: Path, jobs: str) -> None:
+    with pytest.raises(EnvbuildError) as caught:
+        resolve({"ENVBUILD_CONFIG": str(config), "ENVBUILD_JOBS": jobs})
+    assert caught.value.exit == Exit.USAGE
+
+
+def test_no_config_file_at_all_is_said_by_dev_null() -> None:
+    assert resolve({"ENVBUILD_CONFIG": "/dev/null", "ENVBUILD_JOBS": "3"}).jobs == 3

@@ -87,7 +87,7 @@ def refusal(reader: str, data: bytes) -> EnvbuildError:
 )
 def test_a_page_of_an_index_that_is_none_is_one_error(data: bytes) -> None:
     error = refusal("index-json", data)
-    assert (error.id, int(error.exit), error.where) == ("index-wrong", 5, "demo")
+    assert (error.id, int(error.exit), error.where) == ("index-malformed", 4, "demo")
     assert "ENVBUILD_PYTHON_INDEX" in error.hint
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 from contextlib import suppress
 
+import msgspec
 import pytest
 
 from envbuild.errors import EnvbuildError, Exit
@@ -222,3 +223,22 @@ def test_a_verdict_of_an_earlier_suite_is_read_as_what_that_suite_asked(report, 
     refused(lambda: convert_verdict(empty, where="test"), "verdict-contradicts-itself", "no check ran")
     value["checks"][0]["status"] = "not-run"
     refused(lambda: convert_verdict(value, where="test"), "verdict-contradicts-itself", "versions")
+
+
+@pytest.mark.parametrize("bad", ["", "/etc", "sha256:", "sha256:" + "A" * 64, "sha256:../../x"])
+@pytest.mark.parametrize("member", ["manifest", "config", "diff_ids", "lock"])
+def test_a_verdict_is_about_an_image_by_its_digests(report, verdict_of, member, bad):
+    value = msgspec.to_builtins(verdict_of(report))
+    assert convert_verdict(value, where="test")
+    if member == "lock":
+        value["lock"] = bad
+    else:
+        value["subject"][member] = [bad] if member == "diff_ids" else bad
+    refused(lambda: convert_verdict(value, where="test"), "bad-verdict")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"format": ' + "[" * 100_000, "\0", "1" * 9999, '{"a": "\\ud800"}']
+)
+def test_a_report_that_nobody_writes_is_refused(text):
+    refused(lambda: parse_report(text.encode(), where="test"), "bad-report")

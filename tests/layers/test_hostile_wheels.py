@@ -104,6 +104,7 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
     "dot in a path": (lambda: named("demo/./evil.py"), "wheel-name-ambiguous"),
     "empty part": (lambda: named("demo//evil.py"), "wheel-name-ambiguous"),
     "empty name": (lambda: named(""), "wheel-name-ambiguous"),
+    "too deep": (lambda: named("d/" * 128 + "x.py"), "wheel-name-length"),
     "long name": (lambda: named("d" * 256), "wheel-name-length"),
     "whiteout of a file": (lambda: named("torch/.wh.__init__.py"), "wheel-whiteout"),
     "opaque whiteout": (lambda: named(".wh..wh..opq"), "wheel-whiteout"),

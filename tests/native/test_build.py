@@ -233,3 +233,25 @@ def test_a_damaged_input_is_refused_by_name(world: World) -> None:
     with pytest.raises(EnvbuildError, match=r"torch-2\.7\.1-broken\.whl") as caught:
         world.build(replace(lock, python=python))
     assert caught.value.exit == Exit.VERIFY
+
+
+@pytest.mark.parametrize("linked", ["folder", "wheel"])
+def test_a_wheel_that_is_a_link_to_this_machine_is_not_taken(
+    world: World, tmp_path: Path, linked: str
+) -> None:
+    host = tmp_path / "host"
+    host.mkdir()
+    decoy = make_wheel(host / "deepspeed-0.19.8-cp311-cp311-linux_x86_64.whl", {"secret": b"of the host"})
+    act = (
+        f"import os; os.rename('/build/out', '/build/old'); os.symlink({str(host)!r}, '/build/out')\n"
+        f"os.makedirs({str(host)!r}, exist_ok=True)\n"
+        if linked == "folder"
+        else f"import os; os.symlink({str(decoy)!r}, '/build/out/{decoy.name}'); os._exit(0)\n"
+    )
+    lock = world.lock(act + GOOD)
+    before = sorted((world.store.root / "artifacts" / "sha256").iterdir())
+    with pytest.raises(EnvbuildError) as caught:
+        world.build(lock)
+    assert (caught.value.id, caught.value.exit) == ("operator-build-failed", Exit.ENGINE)
+    assert sorted((world.store.root / "artifacts" / "sha256").iterdir()) == before
+    assert decoy.exists()

@@ -239,7 +239,7 @@ def test_a_digest_that_is_a_path_is_refused(layout: Layout) -> None:
 def test_sweeping_spares_a_writer_at_work(layout: Layout) -> None:
     with layout.writer() as writer:
         writer.write(b"living")
-        (layout.root / ".envbuild" / "new-dead").write_bytes(b"left behind")
+        (layout.root / ".envbuild" / f"new-{'0' * 16}").write_bytes(b"left behind")
         Layout.create(layout.root)
         assert len(unfinished(layout)) == 1
     assert layout.read(writer.digest) == b"living"

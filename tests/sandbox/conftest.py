@@ -12,7 +12,7 @@ import pytest
 # fmt: off
 PROGRAMS = [
     "sh", "cat", "id", "ls", "sleep", "env", "touch", "mkdir", "rm", "rmdir", "stat", "chown", "chmod", "hostname",
-    "readlink", "mount", "dd", "mv", "ln", "sed", "uname",
+    "readlink", "mount", "mknod", "dd", "mv", "ln", "sed", "uname",
 ]
 # fmt: on
 

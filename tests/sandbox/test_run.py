@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -276,3 +277,87 @@ def test_many_at_once_from_threads(sandbox, root):
     for thread in threads:
         thread.join()
     assert codes == {number: number for number in range(8)}
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A folder that stands for this machine, outside of every root."""
+    folder = tmp_path / "host"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "secret").write_text("of the host")
+    return folder
+
+
+@pytest.fixture
+def with_links(root, tmp_path):
+    """A layer over the root, with links in it."""
+
+    def make(**links: str) -> Rootfs:
+        layer = tmp_path / "layer"
+        for name, target in links.items():
+            layer.mkdir(exist_ok=True)
+            (layer / name).symlink_to(target)
+        return Rootfs(lowers=(root, layer))
+
+    return make
+
+
+def out_of(root_folder: Path) -> str:
+    """A relative link's target that leads to a folder of this machine where ``/..`` is not ``/``."""
+    return "../" * 20 + str(root_folder).lstrip("/")
+
+
+@pytest.mark.parametrize("style", ["absolute", "relative"])
+def test_a_target_that_is_a_link_is_made_in_the_root_and_not_on_this_machine(
+    sandbox, tmp_path, host, with_links, style
+):
+    before = sorted(os.listdir(host))
+    rootfs = with_links(data=str(host) if style == "absolute" else out_of(host), dev="data", opt=out_of(host))
+    (tmp_path / "given").write_text("given")
+    binds = (
+        Bind(source=tmp_path / "given", target="/data/file"),
+        Bind(source=tmp_path / "given", target="/opt/a/b/file"),
+        Bind(source=tmp_path, target="/opt/folder"),
+    )
+    command = Command(argv=("sh", "-c", "cat /data/file"), env=ENV, binds=binds)
+    try:
+        sandbox.run(rootfs, command)
+    except EnvbuildError as error:
+        refused = error.id
+    else:
+        refused = None
+    assert refused in (None, "sandbox-bind", "sandbox-root")
+    assert sorted(os.listdir(host)) == before
+    assert os.listdir(host / "inner") == []
+
+
+@pytest.mark.parametrize("name", ["proc", "dev", "tmp"])
+def test_a_system_folder_that_is_a_link_to_nothing_is_refused_by_name(sandbox, with_links, host, name):
+    with pytest.raises(EnvbuildError, match=f"/{name}") as caught:
+        sandbox.run(with_links(**{name: out_of(host)}), Command(argv=("true",), env=ENV))
+    assert (caught.value.id, caught.value.exit) == ("sandbox-root", Exit.ENGINE)
+    assert sorted(os.listdir(host)) == ["inner", "secret"]
+
+
+def test_nothing_of_this_machine_is_above_the_root(sandbox, root, tmp_path, host):
+    script = f"cd /..; ls -A; cat {out_of(host)}/secret 2>/dev/null || echo none"
+    assert output(sandbox, root, script, tmp_path).split()[-1] == "none"
+
+
+def test_device_nodes_that_a_root_has_or_makes_are_dead(sandbox, root, tmp_path):
+    upper = tmp_path / "upper"
+    shutil.copytree(root, upper, symlinks=True)
+    try:
+        os.mknod(upper / "zero", 0o020666, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root makes device nodes")
+    script = """
+    mknod /dev/mine c 1 5; mknod /etc/mine c 1 5
+    for node in /zero /dev/mine /etc/mine; do dd if=$node bs=1 count=1 of=/dev/null 2>/dev/null && echo $node; done
+    dd if=/dev/zero bs=1 count=1 of=/dev/null 2>/dev/null && echo alive
+    """
+    with (tmp_path / "out").open("w+b") as out:
+        command = Command(argv=("sh", "-c", script), env=ENV)
+        sandbox.run(Rootfs(lowers=(), upper=upper), command, stdout=out)
+        out.seek(0)
+        assert out.read().decode().split() == ["alive"]

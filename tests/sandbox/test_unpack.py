@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -180,9 +181,57 @@ def test_damaged_blobs_are_refused_and_leave_nothing(sandbox, tmp_path, damage):
 
 
 def test_what_a_killed_process_left_is_swept(sandbox, tmp_path):
-    (tmp_path / "roots/.half.1234/deep").mkdir(parents=True)
+    (tmp_path / f"roots/.{'0' * 64}.0123abcd/deep").mkdir(parents=True)
     root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
     assert os.listdir(tmp_path / "roots") == [root.name]
+
+
+def test_only_names_that_unpacking_makes_are_swept(sandbox, tmp_path):
+    """A folder of roots may be given by mistake: what else lies there is somebody's."""
+    names = [
+        ".ssh",
+        ".half.1234",
+        f".{'0' * 64}",
+        f".{'0' * 64}.0123abcd.txt",
+        f".{'g' * 64}.0123abcd",
+        "plain",
+    ]
+    for name in names:
+        (tmp_path / "roots" / name / "deep").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    (tmp_path / f"roots/.{'1' * 64}.0123abcd").symlink_to(elsewhere)
+    root = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
+    assert {root.name, *names} <= set(os.listdir(tmp_path / "roots"))
+    assert all((tmp_path / "roots" / name / "deep").is_dir() for name in names)
+    assert (elsewhere / "deep").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "/etc",
+        "/home/me/x",
+        "",
+        "sha256:",
+        "sha256:../../x",
+        "sha256:" + "A" * 64,
+        "0" * 64,
+        "sha256:" + "0" * 64 + "\n",
+    ],
+)
+def test_a_diff_id_that_is_no_digest_names_no_folder(sandbox, tmp_path, name):
+    own = tmp_path / "roots/.ssh"
+    own.mkdir(parents=True)
+    for call in (
+        lambda: root_name([name]),
+        lambda: root_name([digest(b""), name]),
+        lambda: unpack_layer(sandbox, put(tmp_path, SAMPLE), name, tmp_path / "roots"),
+    ):
+        with pytest.raises(EnvbuildError) as caught:
+            call()
+        assert (caught.value.id, caught.value.exit) == ("bad-digest", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == [".ssh"]
 
 
 def test_whiteouts_are_applied_when_layers_are_flattened(sandbox, tmp_path):
@@ -239,3 +288,131 @@ def test_the_name_of_a_flat_root_is_the_chain_id():
     a, b = digest(b"a"), digest(b"b")
     assert root_name([a]) == a.removeprefix("sha256:")
     assert root_name([a, b]) == hashlib.sha256(f"{a} {b}".encode()).hexdigest()
+
+
+def nested(depth, name="d"):
+    return entry("/".join([name] * depth), mode=0o755)
+
+
+WHITEOUTS = {
+    "of ..": [entry(".wh...", b"")],
+    "of .. in a folder": [entry("a/.wh...", b"")],
+    "of .": [entry(".wh..", b"")],
+    "of nothing": [entry(".wh.", b"")],
+    "of aufs": [entry(".wh..wh.plnk", mode=0o755)],
+    "of a whiteout": [entry(".wh..wh.aufs", b"")],
+    "that is a folder": [entry(".wh.a", mode=0o755)],
+    "that is a link": [entry(".wh.a", kind=tarfile.SYMTYPE, link="/")],
+    "with content": [entry(".wh.a", b"x")],
+    "opaque with content": [entry("a/.wh..wh..opq", b"x")],
+    "as a folder": [entry(".wh.a/b", b"")],
+    "opaque as a folder": [entry("a/.wh..wh..opq/b", b"")],
+}
+
+
+@pytest.mark.parametrize("flat", [True, False], ids=["flat", "stacked"])
+@pytest.mark.parametrize("entries", WHITEOUTS.values(), ids=WHITEOUTS.keys())
+def test_a_whiteout_that_hides_no_one_file_is_refused_and_takes_nothing(sandbox, tmp_path, entries, flat):
+    neighbour = unpack_layer(sandbox, put(tmp_path, SAMPLE), digest(SAMPLE), tmp_path / "roots")
+    lower, hostile = tar(entry("a/b", b"1")), tar(*entries)
+    layers = [(digest(data), put(tmp_path, data)) for data in (lower, hostile)]
+    unpacked = (
+        partial(unpack_flat, sandbox, layers) if flat else partial(unpack_layers, sandbox, layers[1:], jobs=1)
+    )
+    with pytest.raises(EnvbuildError) as caught:
+        unpacked(roots=tmp_path / "roots", progress=SilentProgress())
+    assert (caught.value.id, caught.value.exit) == ("layer-hostile", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == [neighbour.name]
+    assert (neighbour / "usr/bin/tool").exists()
+
+
+def test_an_opaque_root_is_refused_in_a_stack(sandbox, tmp_path):
+    data = tar(entry("a", b""), entry(".wh..wh..opq", b""))
+    with pytest.raises(EnvbuildError, match="whole root") as caught:
+        unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert caught.value.id == "layer-hostile"
+
+
+def test_what_an_opaque_folder_hides_is_hidden_in_a_stack_too(sandbox, root, tmp_path):
+    layers = [
+        tar(entry("one/old", b"1"), entry("two/old", b"1"), entry("three/old", b"1"), entry("four/old", b"1")),
+        tar(entry("one/.wh..wh..opq", b""), entry("one/new", b"2"), entry("two/new", b"2"), entry(".wh.two", b""),
+            entry(".wh.three", b""), entry("three/new", b"2"), entry(".wh.four", b""), entry("four", mode=0o755)),
+    ]  # fmt: skip
+    named = [(digest(layer), put(tmp_path, layer)) for layer in layers]
+    lowers = unpack_layers(sandbox, named, tmp_path / "roots", jobs=1, progress=SilentProgress())
+    with (tmp_path / "out").open("w+b") as out:
+        command = Command(
+            argv=("sh", "-c", "echo /one/* /two/* /three/*; ls -A /four"), env={"PATH": "/usr/bin"}
+        )
+        assert sandbox.run(Rootfs(lowers=(root, *lowers)), command, stdout=out) == 0
+        out.seek(0)
+        assert out.read().decode() == "/one/new /two/new /three/new\n"
+
+
+TOO_MUCH = {
+    "too deep": [nested(129)],
+    "too deep by a link": [
+        nested(100), entry("l", kind=tarfile.SYMTYPE, link="/".join("d" * 100)),
+        entry("l/" + "/".join("e" * 29), b""),
+    ],
+    "too deep a link": [entry("l", kind=tarfile.SYMTYPE, link="/".join("d" * 200)), entry("l/x", b"")],
+    "a name of 256 bytes": [entry("é" * 128, b"")],
+    "a path of 3073 bytes": [entry("/".join(["x" * 200] * 16), b"")],
+    "a file in place of the root": [entry(".", b"x")],
+    "a link in place of the root": [entry("/", kind=tarfile.SYMTYPE, link="/etc")],
+    "a hard link to a folder": [entry("d", mode=0o755), entry("h", kind=tarfile.LNKTYPE, link="d")],
+    "a link without a target": [entry("l", kind=tarfile.SYMTYPE, link="")],
+    "an extended attribute of 100 kB": [entry("f", b"", pax={"SCHILY.xattr.user.x": "v" * 100_000})],
+    "an extended attribute without a name": [entry("f", b"", pax={"SCHILY.xattr.": "v"})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entries", TOO_MUCH.values(), ids=TOO_MUCH.keys())
+def test_entries_beyond_what_any_file_has_are_refused_and_leave_nothing(sandbox, tmp_path, entries):
+    data = tar(*entries)
+    with pytest.raises(EnvbuildError) as caught:
+        unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert (caught.value.id, caught.value.exit) == ("layer-hostile", Exit.VERIFY)
+    assert os.listdir(tmp_path / "roots") == []
+
+
+def test_the_deepest_path_is_unpacked(sandbox, tmp_path):
+    data = tar(nested(128))
+    root = unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert (root / "/".join("d" * 128)).is_dir()
+
+
+@pytest.mark.parametrize("name", ["srv", "srv/inner"])
+def test_a_link_in_place_of_a_folder_gives_its_target_no_mode(sandbox, tmp_path, name):
+    """Folders get their modes and times at the end, when one of them may be a link by now."""
+    host = tmp_path / "host"
+    (host / "inner").mkdir(parents=True)
+    before = [(path.stat().st_mode, path.stat().st_mtime) for path in (host, host / "inner")]
+    data = tar(
+        entry("srv", mode=0o777),
+        entry("srv/inner", mode=0o777),
+        entry(name, kind=tarfile.SYMTYPE, link=str(host)),
+    )
+    unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert [(path.stat().st_mode, path.stat().st_mtime) for path in (host, host / "inner")] == before
+
+
+def test_overlayfs_own_attributes_are_not_taken_from_a_layer(sandbox, tmp_path):
+    pax = {"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.user.kept": "1"}
+    data = tar(entry("f", b"", pax=pax))
+    root = unpack_layer(sandbox, put(tmp_path, data), digest(data), tmp_path / "roots")
+    assert os.listxattr(root / "f") == ["user.kept"]
+
+
+@pytest.mark.timeout(30)
+def test_a_size_of_an_exabyte_is_damage_and_found_at_once(sandbox, tmp_path):
+    data = bytearray(tar(entry("a", b"x"), entry("b", b"y")))
+    data[124:136] = b"\x80" + (1 << 70).to_bytes(11, "big")
+    data[148:156] = b"        "
+    data[148:156] = b"%06o\0 " % sum(data[:512])
+    blob = gzip.compress(bytes(data))
+    with pytest.raises(EnvbuildError, match="size") as caught:
+        unpack_layer(sandbox, put(tmp_path, blob), digest(bytes(data)), tmp_path / "roots")
+    assert caught.value.id == "layer-damaged"
+    assert os.listdir(tmp_path / "roots") == []

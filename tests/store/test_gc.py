@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import multiprocessing
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.descriptor import MANIFEST, Descriptor
 from envbuild.oci.image import Image, RunConfig
 from envbuild.oci.layer import Layer
 from envbuild.progress import SilentProgress
@@ -142,12 +145,140 @@ def test_a_remover_of_its_own_takes_the_roots(store: Store) -> None:
     assert list(store.roots.iterdir()) == []
 
 
-def test_a_damaged_manifest_keeps_itself_and_harms_nothing(store: Store) -> None:
+class Notes(SilentProgress):
+    """What was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+@pytest.mark.parametrize("harm", ["damaged", "cut", "empty", "lost"])
+def test_what_a_named_image_needs_stays_where_its_manifest_does_not_tell(store: Store, harm: str) -> None:
     image = image_in(store, b"base")
     store.layout.tag("a", image.manifest)
-    store.layout.path(image.digest).write_bytes(b'{"layers": [{"digest": "sha256:../../x"}, 7]}')
+    path = store.layout.path(image.digest)
+    if harm == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(
+            {"damaged": b'{"layers": [{"digest": "sha256:../../x"}, 7]}', "cut": b"{", "empty": b""}[harm]
+        )
+    before, roots = set(store.layout.blobs()), set(store.roots.iterdir())
+    notes = Notes()
+    collect(store, Keep(), progress=notes)
+    assert set(store.layout.blobs()) == before
+    assert set(store.roots.iterdir()) == roots
+    assert "all blobs stay" in notes.said[0]
+    assert "--forget" in notes.said[0]
+    store.layout.untag("a")
+    collect(store, Keep(), progress=notes)
+    assert set(store.layout.blobs()) == set()
+
+
+@pytest.mark.parametrize("space", [b"", b"\n  ", b"\t"])
+def test_a_manifest_may_begin_with_white_space(store: Store, space: bytes) -> None:
+    image = image_in(store, b"base")
+    data = space + image.manifest_bytes
+    manifest = Descriptor(media_type=MANIFEST, digest=store.layout.put(data), size=len(data))
+    store.layout.tag("a", manifest)
     collect(store, Keep(), progress=SilentProgress())
-    assert set(store.layout.blobs()) == {image.digest}
+    assert store.layout.has(image.layers[0].digest)
+    assert len(list(store.roots.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "x",
+        "sha256:",
+        "sha256:../../x",
+        "sha256:" + "A" * 64,
+        "sha512:" + "0" * 128,
+        7,
+        ["sha256:" + "0" * 64],
+        {},
+    ],
+)
+@pytest.mark.parametrize("member", ["subject", "config", "layers", "manifests", "blobs"])
+def test_a_manifest_with_a_malformed_digest_does_not_stop_the_collection(
+    store: Store, member: str, bad: object
+) -> None:
+    image = image_in(store, b"base")
+    entry: object = {"mediaType": MANIFEST, "digest": bad, "size": 1}
+    listed = [entry, {"digest": image.layers[0].digest}]
+    extra = {member: entry if member in {"subject", "config"} else listed}
+    value = {"schemaVersion": 2, **json.loads(image.manifest_bytes), **extra}
+    data = json.dumps(value).encode()
+    store.layout.tag("a", Descriptor(media_type=MANIFEST, digest=store.layout.put(data), size=len(data)))
+    notes = Notes()
+    garbage = store.layout.put(b"garbage")
+    collect(store, Keep(), progress=notes)
+    assert store.layout.has(image.layers[0].digest)
+    assert not store.layout.has(garbage)
+    assert bool(notes.said) == (bad is not None)
+
+
+@pytest.mark.parametrize(
+    "data", [b"{" * 100_000, b'{"layers": ' + b"[" * 100_000, b"\0", b"[]", b'{"config": 7}']
+)
+def test_a_named_blob_that_is_no_manifest_does_not_stop_the_collection(store: Store, data: bytes) -> None:
+    store.layout.tag("a", Descriptor(media_type=MANIFEST, digest=store.layout.put(data), size=len(data)))
+    garbage = store.layout.put(b"garbage")
+    collect(store, Keep(), progress=SilentProgress())
+    assert not store.layout.has(garbage)
+
+
+@pytest.mark.parametrize("digest", ["", "/etc", "sha256:x", 7])
+def test_an_index_that_names_no_digest_is_told_and_nothing_goes(store: Store, digest: object) -> None:
+    image = image_in(store, b"base")
+    store.layout.tag("a", image.manifest)
+    index = store.layout.root / "index.json"
+    value = json.loads(index.read_bytes())
+    value["manifests"][0]["digest"] = digest
+    index.write_text(json.dumps(value))
+    before = set(store.layout.blobs())
+    with pytest.raises(EnvbuildError) as caught:
+        collect(store, Keep(), progress=SilentProgress())
+    assert (caught.value.id, caught.value.exit) == ("broken-index", Exit.USAGE)
+    assert set(store.layout.blobs()) == before
+    with pytest.raises(EnvbuildError, match="sha256 digest"):
+        store.layout.tag("b", Descriptor(media_type=MANIFEST, digest=str(digest), size=1))
+
+
+def test_what_envbuild_did_not_name_stays(store: Store) -> None:
+    strangers = [
+        store.layout.blob_folder / "README",
+        store.root / "artifacts/sha256/notes.txt",
+        store.roots / ".ssh",
+        store.roots / "mine",
+        store.root / "locks" / "mine.txt",
+        store.root / "tmp" / "new-letter.txt",
+        store.root / "tmp" / "scratch-pad",
+        store.layout.root / ".envbuild" / "new-letter.txt",
+    ]
+    for path in strangers[:2] + strangers[4:6] + strangers[7:]:
+        path.write_text("mine")
+    for path in [*strangers[2:4], strangers[6]]:
+        (path / "deep").mkdir(parents=True)
+    (store.root / "cache" / "a file").write_text("{")
+    collect(store, Keep(), progress=SilentProgress())
+    store.sweep()
+    store.layout.sweep()
+    assert [path for path in strangers if not path.exists()] == []
+
+
+@pytest.mark.parametrize(
+    "text", ['{"of": []}', '{"of": {}}', "[" * 100_000, '{"of": "x", "sha256": 7}', "\0", "1" * 9999]
+)
+def test_a_malformed_record_does_not_stop_the_collection(store: Store, text: str) -> None:
+    (store.root / "cache" / "licence").mkdir()
+    (store.root / "cache" / "licence" / "a.json").write_text(text)
+    collect(store, Keep(), progress=SilentProgress())
+    assert store.record("licence", "a") in (None, *([json.loads(text)] if text.startswith("{") else []))
 
 
 def test_lock_files_of_killed_processes_go(store: Store) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.document import bounded
 
 if TYPE_CHECKING:
     from rattler import Config
@@ -108,7 +109,8 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
 def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         text = path.read_text("utf-8")
-        values = yaml.safe_load(_expanded(text, environ))
+        with bounded():
+            values = yaml.safe_load(_expanded(text, environ))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _wrong(path, f"conda's configuration cannot be read: {reason}") from None

@@ -11,20 +11,19 @@ from typing import Any
 
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock, CondaPackage, dependency_names
 from envbuild.lock.file import artifact_problems
-from envbuild.lock.text import decode, lock_error, lock_text, read_bytes, unknown
+from envbuild.lock.text import decode, is_time, lock_error, lock_text, read_bytes, unknown
+from envbuild.oci.digest import is_sha256
 from envbuild.recipe.load import is_ref
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
-_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z")
 _NAME = re.compile(r"[a-z0-9_][a-z0-9_.-]*")
 _WORD = re.compile(r"[A-Za-z0-9_.+!~-]+")
 _VIRTUAL = re.compile(r"__[a-z0-9_]+")
 _VIRTUAL_VALUE = re.compile(r"[A-Za-z0-9_.+!~-]+(=[A-Za-z0-9_.+!~-]+)?")
 _URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?/")
 _MOST = 1 << 53
-_LAST = 253_402_300_800_000
-"""Milliseconds until the year 10000."""
+_END_OF_TIME = 253_402_300_800_000
+"""The year 10000, in milliseconds since 1970."""
 _SUFFIXES = (".conda", ".tar.bz2")
 
 
@@ -70,7 +69,7 @@ def _problems(lock: CondaLock) -> Iterator[str]:
     """What cannot be in a well-typed lock."""
     if not is_ref(lock.ref):
         yield f"$.ref is {json.dumps(str(lock.ref))}, which is no reference to a recipe (NAME:TAG)"
-    if not _TIME.fullmatch(lock.exclude_newer):
+    if not is_time(lock.exclude_newer):
         yield f"$.exclude_newer is {json.dumps(lock.exclude_newer)}, but must be YYYY-MM-DDTHH:MM:SSZ"
     for name, text in lock.virtual.items():
         if not _VIRTUAL.fullmatch(name) or not _VIRTUAL_VALUE.fullmatch(text):
@@ -145,16 +144,16 @@ def _package_problems(package: CondaPackage) -> Iterator[str]:
         text = getattr(package, field)
         if not pattern.fullmatch(text):
             yield f"{field} is {json.dumps(text)}"
-    if not _SHA256.fullmatch(package.sha256):
+    if not is_sha256(package.sha256):
         yield f"sha256 is {json.dumps(package.sha256)}, but must be 64 lower-case hex digits"
     if package.md5 is not None and not _MD5.fullmatch(package.md5):
         yield f"md5 is {json.dumps(package.md5)}, but must be 32 lower-case hex digits"
+    if package.timestamp is not None and not 0 <= package.timestamp < _END_OF_TIME:
+        yield f"timestamp is {package.timestamp}, but must be milliseconds since 1970"
     if not 0 < package.size < _MOST:
         yield f"size is {package.size}, but must be positive"
     if not 0 <= package.build_number < _MOST:
         yield f"build_number is {package.build_number}"
-    if package.timestamp is not None and not 0 <= package.timestamp < _LAST:
-        yield f"timestamp is {package.timestamp}, which is no time in milliseconds"
     if package.subdir not in (PLATFORM, "noarch"):
         yield f"subdir is {json.dumps(package.subdir)}, but must be {PLATFORM} or noarch"
     expected = f"{package.name}-{package.version}-{package.build}"

@@ -8,16 +8,24 @@ import lzma
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from io import BytesIO
+from typing import IO, cast
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.lock.debian.control import DebPackage, is_sha256, packages, paragraphs
+from envbuild.lock.debian.control import DebPackage, packages, paragraphs
 from envbuild.lock.debian.signature import Keyring
 from envbuild.lock.wayout import with_way_out
+from envbuild.oci.digest import is_sha256
 from envbuild.store import Http
-from envbuild.store.network import date_of, whole_number
+from envbuild.store.http import number
+from envbuild.store.network import date_of
 
 _LIMIT = 256 << 20
-_UNPACK: dict[str, Callable[[bytes], bytes]] = {".xz": lzma.decompress, ".gz": gzip.decompress, "": bytes}
+_UNPACK: dict[str, Callable[[BytesIO], IO[bytes]]] = {
+    ".xz": lzma.LZMAFile,
+    ".gz": lambda stream: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
+    "": lambda stream: stream,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +96,15 @@ class Archive:
             if path in release.files:
                 data = self._index(release, path)
                 try:
-                    text = unpack(data).decode("utf-8", "replace")
+                    text = unpack(BytesIO(data)).read(_LIMIT + 1)
+                    if len(text) > _LIMIT:
+                        raise ValueError(f"it has more than {_LIMIT} bytes")
+                    decoded = text.decode("utf-8", "replace")
+                    return list(packages(decoded, suite=release.suite, component=component))
                 except (lzma.LZMAError, zlib.error, OSError, EOFError) as error:
                     raise _wrong(f"{path} of {release.suite}", f"cannot be unpacked: {error}") from None
-                try:
-                    return list(packages(text, suite=release.suite, component=component))
-                except ValueError as error:
-                    raise _wrong(f"{path} of {release.suite}", str(error)) from None
+                except (ValueError, KeyError) as error:
+                    raise _wrong(f"{path} of {release.suite}", f"cannot be read: {error}") from None
         raise _wrong(f"InRelease of {release.suite}", f"names no packages of {component} for amd64")
 
     def _index(self, release: Release, path: str) -> bytes:
@@ -104,7 +114,7 @@ class Archive:
         data = b""
         for address in (f"{base}/{folder}/by-hash/SHA256/{sha256}", f"{base}/{path}"):
             try:
-                data = self.http.get(address, label="Debian's mirror", limit=max(size, 1))
+                data = self.http.get(address, label="Debian's mirror", limit=min(max(size, 1), _LIMIT))
             except EnvbuildError as error:
                 if error.id != "not-found" or address.endswith(path):
                     raise with_way_out(error, "ENVBUILD_DEBIAN_MIRROR") from error
@@ -119,7 +129,8 @@ def _files(text: str) -> dict[str, tuple[str, int]]:
     found = {}
     for line in text.splitlines():
         parts = line.split()
-        if len(parts) == 3 and (size := whole_number(parts[1])) is not None and is_sha256(parts[0]):
+        size = number(parts[1]) if len(parts) == 3 else None
+        if size is not None and is_sha256(parts[0]):
             found[parts[2]] = (parts[0], size)
     return found
 

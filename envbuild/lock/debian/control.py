@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from envbuild.lock.debian.version import DebianVersion
+from envbuild.oci.digest import is_sha256
 
 _RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
@@ -90,7 +91,7 @@ def packages(text: str, *, suite: str, component: str) -> Iterator[DebPackage]:
     for fields in paragraphs(text):
         depends = ", ".join(fields[key] for key in ("pre-depends", "depends") if fields.get(key))
         conflicts = ", ".join(fields[key] for key in ("conflicts", "breaks") if fields.get(key))
-        if fields.get("architecture") not in ("amd64", "all") or not fields.get("sha256"):
+        if fields.get("architecture") not in ("amd64", "all") or not is_sha256(fields.get("sha256")):
             continue
         _check(fields)
         yield DebPackage(
@@ -99,11 +100,6 @@ def packages(text: str, *, suite: str, component: str) -> Iterator[DebPackage]:
             depends=depends, provides=fields.get("provides", ""), conflicts=conflicts, filename=fields["filename"],
             size=int(fields["size"]), sha256=fields["sha256"], suite=suite, component=component,
         )  # fmt: skip
-
-
-def is_sha256(text: str) -> bool:
-    """Whether it is 64 lower-case hex digits."""
-    return _SHA256.fullmatch(text) is not None
 
 
 def _check(fields: dict[str, str]) -> None:

@@ -19,7 +19,7 @@ from envbuild.lock.python.uv import RemoteFile
 from envbuild.progress import Progress
 from envbuild.store import Http
 from envbuild.store.faults import Fault
-from envbuild.store.network import whole_number
+from envbuild.store.http import number
 
 ZIP_FAULTS = (
     *(
@@ -38,6 +38,8 @@ ZIP_FAULTS = (
 
 _PARALLEL = 16
 _METADATA_LIMIT = 16 << 20
+_RANGE_LIMIT = 64 << 20
+"""Bytes of one read: a wheel's directory has some."""
 
 
 def with_credentials(url: str, indexes: Sequence[str]) -> str:
@@ -94,7 +96,7 @@ def length_of(url: str, name: str, indexes: Sequence[str], http: Http) -> int:
 
 def _length_by_range(address: str, http: Http) -> int:
     with http.open(address, headers={"Range": "bytes=0-0"}) as answer:
-        total = whole_number(answer.headers.get("Content-Range", "").rpartition("/")[2])
+        total = number(answer.headers.get("Content-Range", "").rpartition("/")[2])
         if answer.status == 206 and total is not None:
             return total
         if answer.status == 200 and answer.length is not None:
@@ -144,8 +146,11 @@ def _inside(address: str, name: str, indexes: Sequence[str], http: Http) -> str:
     try:
         with stream, zipfile.ZipFile(stream) as wheel:
             members = [item for item in wheel.infolist() if item.filename.lower() == prefix.lower()]
-            with wheel.open(members[0]) as content:
-                return content.read(_METADATA_LIMIT).decode("utf-8", "replace")
+            with wheel.open(members[0]) as member:
+                data = member.read(_METADATA_LIMIT + 1)
+            if len(data) > _METADATA_LIMIT:
+                raise zipfile.BadZipFile(f"it has more than {_METADATA_LIMIT} bytes")
+            return data.decode("utf-8", "replace")
     except EnvbuildError:
         raise
     except ZIP_FAULTS as error:
@@ -182,6 +187,8 @@ class _Remote(io.RawIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         end = self._size if size is None or size < 0 else min(self._size, self._at + size)
+        if end - self._at > _RANGE_LIMIT:
+            raise zipfile.BadZipFile
         if end <= self._at:
             return b""
         effort = self._http.patience.start()

@@ -14,6 +14,7 @@ from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.wayout import with_way_out
+from envbuild.oci.digest import is_sha256
 from envbuild.store import Http
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
@@ -63,7 +64,7 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
     """The files of a project on the first index that has it, as uv looks; empty where none has it.
 
     Raises:
-        EnvbuildError: exit 4, an index cannot be read; exit 5, it serves what is no page of a project.
+        EnvbuildError: exit 4, an index cannot be read, or serves what is no page of a project.
     """
     for index in indexes:
         url = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
@@ -76,17 +77,9 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
         try:
             files = _json(url, data) if data.lstrip()[:1] in (b"{", b"[") else _html(url, data)
         except (ValueError, RecursionError, AssertionError) as error:  # msgspec's, urljoin's and HTMLParser's
-            raise _wrong(name, str(error)) from None
+            raise _malformed(name, str(error)) from None
         return [item for item in files if item is not None]
     return []
-
-
-def _wrong(name: str, reason: str) -> EnvbuildError:
-    return EnvbuildError(
-        "index-wrong", f"Python's index serves what is no page of {name}: {reason}", exit=Exit.VERIFY, where=name,
-        hint="Something between here and the index changes or cuts its answers: try again, check mirrors and proxies, "
-        "or name another index (ENVBUILD_PYTHON_INDEX).",
-    )  # fmt: skip
 
 
 def versions(files: Sequence[ProjectFile], *, before: str | None) -> list[str]:
@@ -96,6 +89,13 @@ def versions(files: Sequence[ProjectFile], *, before: str | None) -> list[str]:
         if not item.yanked and (before is None or item.uploaded is None or item.uploaded[:19] <= before[:19]):
             found[item.version] = None
     return list(found)
+
+
+def _malformed(name: str, reason: str) -> EnvbuildError:
+    return EnvbuildError(
+        "index-malformed", f"Python's index has a page for {name} that cannot be read: {reason[:200]}",
+        hint="Ask the index's keeper, or use another (ENVBUILD_PYTHON_INDEX).", exit=Exit.NETWORK, where=name,
+    )  # fmt: skip
 
 
 def _json(url: str, data: bytes) -> list[ProjectFile | None]:
@@ -115,6 +115,8 @@ def _entry(base: str, item: _File) -> ProjectFile | None:
 def _html(base: str, data: bytes) -> list[ProjectFile | None]:
     if b"<" not in data:
         raise ValueError("it is neither HTML nor JSON")
+    if b"\0" in data or data.startswith(b"\x1f\x8b"):
+        raise ValueError("it is neither JSON nor HTML (compressed, although it was not asked for so)")
     parser = _Links()
     parser.feed(data.decode("utf-8", "replace"))
     files = []
@@ -163,7 +165,8 @@ def _made(
     except ValueError:  # InvalidWheelFilename and its like are some; a version of 5,000 digits is another
         return None
     return ProjectFile(
-        name=name, url=url, version=version, sha256=sha256, size=size,
+        name=name, url=url, version=version, sha256=sha256 if is_sha256(sha256) else None,
+        size=size if type(size) is int and size > 0 else None,
         uploaded=uploaded[:19] + "Z" if uploaded else None, yanked=yanked, metadata=metadata,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import zipfile
 import zlib
@@ -11,6 +12,7 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.tar_reader import entries
 
 BUILT_REQUIREMENTS = ("nvidia-ml-py",)
 """What a DeepSpeed that was built for CUDA requires besides its source's list (its ``setup.py``)."""
@@ -55,12 +57,12 @@ def write_standin(folder: Path, *, name: str, version: str, requirements: list[s
 
 def _pkg_info(sdist: Path, what: str) -> str:
     try:
-        with tarfile.open(sdist, "r:gz") as archive:
-            for member in archive:
-                if member.isfile() and member.name.count("/") == 1 and member.name.endswith("/PKG-INFO"):
-                    stream = archive.extractfile(member)
-                    if stream is not None and member.size <= _LIMIT:
-                        return stream.read().decode("utf-8", "replace")
+        with gzip.open(sdist) as stream:
+            for member, content in entries(stream):
+                if content is None or member.size > _LIMIT:
+                    continue
+                if member.name.count("/") == 1 and member.name.endswith("/PKG-INFO"):
+                    return content.read().decode("utf-8", "replace")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise _wrong(what, f"cannot be read: {error}") from None
     raise _wrong(what, "has no PKG-INFO")
