@@ -12,6 +12,7 @@ import posixpath
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from email.message import Message
@@ -217,7 +218,15 @@ def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:
                     return None, _package(name, entry.linkname)
                 if content is not None:
                     return content.read(_LIMIT).decode("utf-8", "replace"), None
-    except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        EOFError,
+        OSError,
+    ) as error:
         raise damaged(item.basename, str(error)) from error
     return None, None
 

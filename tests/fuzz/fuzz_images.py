@@ -110,14 +110,25 @@ def _layout(data: bytes) -> None:
 PLAN = {
     "far": [["lib/a", 9, "ab" * 32]],
     "patches": [[0, 9, 4, [[3, [[0, 1]]]]]],
-    "layers": [{"diff_id": DIGEST, "size": 9, "literal": [0, 4], "parts": [[0, 4], [1, 0], [2, 0]]}],
+    "layers": [{"diff_id": DIGEST, "size": 22, "literal": [0, 4], "parts": [[0, 4], [1, 0], [2, 0]]}],
 }
+_CONFIG_TEXT = json.dumps(CONFIG)
+_MANIFEST_TEXT = json.dumps(
+    {
+        **MANIFEST,
+        "config": {
+            **MANIFEST["config"],
+            "digest": of_bytes(_CONFIG_TEXT.encode()),
+            "size": len(_CONFIG_TEXT),
+        },
+    }  # type: ignore[dict-item]
+)
 BUNDLE = {
     "kind": "envbuild.bundle",
     "format": 1,
     "ref": "small:v1",
-    "manifest": {"digest": of_bytes(b"{}"), "text": "{}"},
-    "config": {"digest": of_bytes(json.dumps(CONFIG).encode()), "text": json.dumps(CONFIG)},
+    "manifest": {"digest": of_bytes(_MANIFEST_TEXT.encode()), "text": _MANIFEST_TEXT},
+    "config": {"digest": of_bytes(_CONFIG_TEXT.encode()), "text": _CONFIG_TEXT},
     "inputs": DIGEST,
     "plan": {"file": "plan.zst", "size": 9, "sha256": "ab" * 32},
     "pieces": [{"file": "piece-001", "size": 90, "sha256": "ab" * 32}],
@@ -134,7 +145,7 @@ def _bundle_index(data: bytes) -> None:
 
 
 def _bundle_plan(data: bytes) -> None:
-    plan = read_plan(data, _INDEX, Path("plan.zst"))
+    plan = read_plan(_SOURCE(data), _INDEX)
     for layer in plan.layers:
         plan.far_of(layer)
 
@@ -146,8 +157,10 @@ def _unpack(data: bytes) -> None:
     here = "/" if Path("/blob").exists() else "."
     diff_id = of_bytes(_plain(data))
     lower = [of_bytes(_LOWER), f"{here}/lower"]
-    unpack({"layers": [[diff_id, f"{here}/blob"]], "final": f"{here}/roots/one"}, lambda _: None)
-    unpack({"layers": [lower, [diff_id, f"{here}/blob"]], "final": f"{here}/roots/two"}, lambda _: None)
+    unpack({"layers": [[diff_id, f"{here}/blob"]], "final": f"{here}/roots/{'1' * 64}"}, lambda _: None)
+    unpack(
+        {"layers": [lower, [diff_id, f"{here}/blob"]], "final": f"{here}/roots/{'2' * 64}"}, lambda _: None
+    )
 
 
 def _plain(data: bytes) -> bytes:

@@ -145,7 +145,7 @@ class _Kept:
         _derived(store.root / "cache", {"x"})
         digest = store.layout.put(data) if data[:1] == b"{" and len(data) < 4_000 else None
         if digest is not None:
-            _document(store.layout, digest)
+            _document(store.layout, digest, whole=True)
             store.layout.remove(digest)
         if record is not None:
             with suppress(KeyError, TypeError, ValueError):  # as its callers have it
