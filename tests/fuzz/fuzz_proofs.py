@@ -184,7 +184,7 @@ def _sigstore(data: bytes) -> None:
 def _provenance(data: bytes) -> None:
     try:
         value = msgspec.json.decode(data)
-    except ValueError:  # as believe has it, which this stands for without a signature
+    except (ValueError, RecursionError):  # as believe has it, which this stands for without a signature
         return
     if isinstance(value, dict):
         believed = Believed(statement=value, keys=())

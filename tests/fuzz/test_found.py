@@ -338,6 +338,11 @@ def test_a_report_that_is_nested_deep_is_one_error() -> None:
     assert refusal("suite-report", data).id == "bad-report"
 
 
+def test_a_platform_of_odd_types_is_not_the_wanted_one() -> None:
+    data = b'{"manifests": [{"platform": {"os": "linux", "architecture": "amd64", "variant": {}}}]}'
+    assert refusal("pulled-manifest", data).id == "unusable-image"
+
+
 def _patched(at: int, data: bytes) -> bytes:
     found = elf()
     return found[:at] + data + found[at + len(data) :]
