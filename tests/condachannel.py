@@ -222,7 +222,9 @@ def standins(lock: CondaLock, folder: Path) -> CondaLock:
     python, pip = python_package(), pip_package()
     packages: list[CondaPackage] = []
     for item in lock.packages:
-        name = item.name.replace("-", "_").replace(".", "_")
+        name = (
+            item.name.replace("_", "__").replace("-", "_").replace(".", "_")
+        )  # cached-property is another one
         module = {f"site-packages/standin_{name}.py": File(data=f"NAME = {item.name!r}\n".encode())}
         shared = {f"share/standins/{item.name}": File(data=item.build.encode())}
         real = {"python": python, "pip": pip}.get(item.name)

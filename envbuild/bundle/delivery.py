@@ -16,7 +16,7 @@ from envbuild.bundle.rebuild import Work
 from envbuild.bundle.taking import forget_pieces, locate, one_index, take_pieces
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import MANIFEST, Descriptor
-from envbuild.oci.disk import guarded
+from envbuild.oci.disk import disk_full, guarded
 from envbuild.progress import Progress
 from envbuild.sandbox import Sandbox
 from envbuild.sandbox.unpack import root_name
@@ -131,13 +131,7 @@ def _check_room(store: Store, layers: Sequence[LayerPlan]) -> None:
         space = os.statvfs(store.roots)
     free = space.f_bavail * space.f_frsize
     if needed > free:
-        raise EnvbuildError(
-            "disk-full",
-            f"{store.root} has {free} bytes free, and the layers take about {needed}",
-            where=str(store.root),
-            hint="free some space, or name another folder with --store or ENVBUILD_STORE",
-            exit=Exit.USAGE,
-        )
+        raise disk_full(store.root, f"the layers take about {needed:,} bytes")
 
 
 def _far_files(plan: Plan, layers: Sequence[LayerPlan], order: Order, progress: Progress) -> dict[int, Path]:

@@ -6,6 +6,7 @@ import importlib
 import io
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 
 import click
@@ -14,6 +15,7 @@ from envbuild import __version__
 from envbuild.cli.context import Context
 from envbuild.cli.terminal import Terminal
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import disk_full, is_full
 
 COMMANDS = {
     "list": "recipes, their pins, lock and verdict state",
@@ -124,8 +126,9 @@ def _guarded(work: Callable[[], object], as_json: bool) -> int:
     except (BrokenPipeError, SystemExit):  # click makes the latter of the former, and of nothing else
         return 0
     except OSError as error:
-        terminal.error(_from_os(error))
-        return int(Exit.ENGINE if error.errno is None else Exit.USAGE)
+        found = _from_os(error)
+        terminal.error(found)
+        return int(Exit.ENGINE if error.errno is None else found.exit)
     return result if isinstance(result, int) else 0
 
 
@@ -137,8 +140,16 @@ def _settle_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_NO_TEMPORARY = "No usable temporary directory"
+_ROOM = "free some space, or name another folder for temporary files with TMPDIR; then run the command again"
+
+
 def _from_os(error: OSError) -> EnvbuildError:
     where = str(error.filename) if error.filename else None
+    if is_full(error):
+        return disk_full(where or tempfile.gettempdir(), error.strerror, hint=_ROOM)
+    if _NO_TEMPORARY in str(error):  # of folders that are full, Python says so
+        return disk_full("/tmp", "no folder takes temporary files", hint=_ROOM)  # noqa: S108  # it is only named
     return EnvbuildError(
         "operating-system",
         error.strerror or str(error),

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import unless_full
 from envbuild.readback import readable
 
 if TYPE_CHECKING:
     from envbuild.lock import CondaLock, Lock
+
+_ROOM = "free some space, then run the command again; what was there is as it was"
 
 
 def check_target(path: Path | None) -> None:
@@ -60,7 +63,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: a reader sees the old content or the new, never a part.
 
     Raises:
-        EnvbuildError: exit 2 when it cannot be written; what was there stays.
+        EnvbuildError: exit 2 when it cannot be written, 7 when the disk is full; what was there stays.
     """
     if path.is_file() and path.read_bytes() == data:
         return
@@ -83,9 +86,10 @@ def replace_file(path: Path, data: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise EnvbuildError(
+        other = EnvbuildError(
             "cannot-write",
             f"cannot write {path}: {error.strerror}",
             hint="make the folder writable, or copy the recipe to a folder of yours and give --recipes DIR",
             exit=Exit.USAGE,
-        ) from error
+        )
+        raise unless_full(error, path, other, hint=_ROOM) from error

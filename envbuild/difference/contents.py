@@ -185,7 +185,7 @@ def _record(data: bytes) -> object:
     """A conda-meta record without what belongs to one machine and one place."""
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return data
     if not isinstance(value, dict):
         return value
@@ -200,7 +200,7 @@ def _path(value: object) -> object:
     """One of a record's paths without the hash and size that it has in this place alone."""
     if not isinstance(value, dict):
         return value
-    made = value.get("path_type") in _MADE
+    made = str(value.get("path_type")) in _MADE
     own = (
         (*_PER_INSTALLATION, "sha256")
         if made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,9 @@ from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from envbuild.difference import lister
 from envbuild.difference.inventory import Fact, Form, Inventory, Package
@@ -33,6 +34,35 @@ exit {NO_PYTHON}
 _NO_SHELL = re.compile(r"""["`]sh["`]|cannot run sh:""")
 """What Docker, crun and runc, and the sandbox say of a program that they cannot start."""
 _VERSION = re.compile(r"^version(?:_info)?\s*=\s*(\d+\.\d+(?:\.\d+)?)", re.MULTILINE)
+
+
+class _Python(msgspec.Struct, frozen=True):
+    name: str
+    version: str
+    files: dict[str, str] | None
+
+
+class _Conda(msgspec.Struct, frozen=True):
+    name: str
+    version: str
+    build: str | None
+    sha256: str | None
+
+
+class _Debian(msgspec.Struct, frozen=True):
+    name: str
+    version: str
+
+
+class _Listing(msgspec.Struct, frozen=True):
+    """What :mod:`envbuild.difference.lister` prints."""
+
+    format: Literal[1]
+    python: list[_Python]
+    conda: list[_Conda]
+    debian: list[_Debian]
+    operators: dict[str, list[str]]
+    version: str
 
 
 def of_folder(label: str, path: Path, *, read_all: bool = False) -> Inventory:
@@ -145,10 +175,12 @@ def _parse(out: bytes, err: bytes, status: int, label: str) -> dict[str, Any]:
     if status in (NO_PYTHON, 126, 127):
         raise _no_python(label)
     try:
-        found = json.loads(out.strip().rpartition(b"\n")[2])  # an image's own start-up may print before it
-        if status == 0 and isinstance(found, dict) and found.get("format") == 1:
-            return found
-    except ValueError:
+        found = msgspec.json.decode(
+            out.strip().rpartition(b"\n")[2], type=_Listing
+        )  # others may print before it
+        if status == 0:
+            return msgspec.to_builtins(found)  # type: ignore[no-any-return]  # an object, as it came
+    except (ValueError, RecursionError):
         pass
     told = err.decode(errors="replace").strip().splitlines()
     raise EnvbuildError(

@@ -99,8 +99,15 @@ def launched(script: str, launchers: Collection[str]) -> bool:
 
 
 def rows(record: str) -> list[tuple[str, str]]:
-    """Path and hash of RECORD's rows; those without a hash have an empty one."""
-    return [(row[0], row[1]) for row in csv.reader(io.StringIO(record)) if len(row) == 3]
+    """Path and hash of RECORD's rows; those without a hash have an empty one. What is no CSV ends the list."""
+    found = []
+    try:
+        for row in csv.reader(io.StringIO(record)):
+            if len(row) == 3:
+                found.append((row[0], row[1]))
+    except csv.Error:
+        pass
+    return found
 
 
 def counts(folder: str, base: str, info: str) -> bool:
@@ -239,13 +246,16 @@ def conda_packages(prefix: str) -> tuple[list[dict[str, Any]], set[str]]:
         try:
             record = json.loads(read_text(os.path.join(folder, name)) or "")
             package = {key: record.get(key) for key in ("name", "version", "build", "sha256")}
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             continue
-        found.append(package)
+        files = record.get("files")
+        if not all(isinstance(package[key], str) for key in ("name", "version")):
+            continue
+        found.append({key: value if isinstance(value, str) else None for key, value in package.items()})
         owned.update(
             part
-            for file in record.get("files") or ()
-            for part in file.split("/")
+            for file in (files if isinstance(files, list) else ())
+            for part in str(file).split("/")
             if part.endswith(".dist-info")
         )
     return found, owned

@@ -17,6 +17,7 @@ from envbuild.engine.model import ImageRef
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.descriptor import INDEX, MANIFEST
 from envbuild.oci.digest import CHUNK, canonical_json
+from envbuild.oci.disk import unless_full
 from envbuild.progress import Progress
 
 _BLOCK = 512
@@ -27,7 +28,8 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
 
     ``out`` appears under its name only when it is complete and synced; a file that was there is replaced. A device
     or a pipe is written into as it is.
-    Errors: ``blob-corrupt`` (exit 5), ``image-not-in-store`` (exit 3), ``cannot-write`` (exit 2).
+    Errors: ``blob-corrupt`` (exit 5), ``image-not-in-store`` (exit 3), ``cannot-write`` (exit 2), ``disk-full``
+    (exit 7).
     """
     image.check_present()
     total = archive_size(image)
@@ -46,14 +48,16 @@ def write_archive(image: ImageRef, out: Path, progress: Progress) -> int:
                 os.fsync(stream.fileno())
                 partial.replace(out)
     except OSError as error:
-        raise EnvbuildError(
+        room = f"the archive takes {total:,} bytes: free some space, or give --output a file on another disk"
+        other = EnvbuildError(
             "cannot-write",
             f"cannot write the archive: {error.strerror or error}",
             where=str(out),
             hint="give --output a folder that exists, that you may write, and that has "
             f"{total / 1e9:.1f} GB free",
             exit=Exit.USAGE,
-        ) from error
+        )
+        raise unless_full(error, out, other, hint=room) from error
     finally:
         if not into:
             with suppress(OSError):

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _PLAIN = re.compile(r"#(\d+) (?:(DONE) [\d.]+s|(CACHED)|(?:ERROR: (.*))|(CANCELED)|(?:[\d.]+ (.*))|(.*))")
-_PLAIN_AMOUNT = re.compile(r"(transferring [^:]*:|sha256:[0-9a-f]+) ([\d.]+) ?([kMG]?B)\b.*?( done)?")
+_PLAIN_AMOUNT = re.compile(
+    r"(transferring [^:]*:|sha256:[0-9a-f]+) ([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kMG]?B)\b.*?( done)?"
+)
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -81,7 +83,7 @@ def raw_events(lines: Iterable[str]) -> Iterator[Event]:
 def _status(text: str) -> Iterator[Event]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield Text(text=text)
         return
     for vertex in _list(value, "vertexes"):
@@ -97,12 +99,19 @@ def _status(text: str) -> Iterator[Event]:
         yield Amount(
             key=str(status.get("vertex", "")),
             part=str(status.get("id", "")),
-            current=int(status.get("current") or 0),
+            current=_count(status.get("current")),
             ended=bool(status.get("completed")),
         )
     for log in _list(value, "logs"):
-        data = base64.b64decode(str(log.get("data") or ""))
+        try:
+            data = base64.b64decode(str(log.get("data") or ""))
+        except ValueError:
+            data = b""
         yield Output(key=str(log.get("vertex", "")), text=data.decode("utf-8", "replace"))
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _list(value: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -10,6 +10,7 @@ from typing import Any
 from envbuild.engine.docker_errors import engine_errors
 from envbuild.engine.model import ImageRef
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import unless_full
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
 
@@ -107,7 +108,8 @@ def _layers(diff_ids: tuple[str, ...], history: list[dict[str, Any]]) -> tuple[B
 def save_built(client: Any, image: BuiltImage, name: str, path: Path, progress: Progress) -> None:
     """Write ``docker save`` of the image under ``name`` to ``path``.
 
-    A file that is cut off does not stay. Errors: the engine's (exit 7); ``cannot-write`` (exit 2).
+    A file that is cut off does not stay. Errors: the engine's (exit 7); ``cannot-write`` (exit 2), ``disk-full``
+    (exit 7).
     """
     finished = False
     try:
@@ -120,13 +122,15 @@ def save_built(client: Any, image: BuiltImage, name: str, path: Path, progress: 
                 try:
                     out.write(chunk)
                 except OSError as error:
-                    raise EnvbuildError(
+                    room = "make room, or name a file elsewhere: the image itself is in Docker"
+                    other = EnvbuildError(
                         "cannot-write",
                         f"cannot write {path}: {error.strerror}",
                         where=str(path),
-                        hint="make room, or name a file elsewhere: the image itself is in Docker",
+                        hint=room,
                         exit=Exit.USAGE,
-                    ) from error
+                    )
+                    raise unless_full(error, path, other, hint=room) from error
                 task.advance(len(chunk))
         finished = True
     finally:

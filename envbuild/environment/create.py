@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.environment import steps
+from envbuild.environment.conflicts import check_links, check_packages
 from envbuild.environment.prefix import Claim, claim, prefix_error, refuse_taken
 from envbuild.environment.records import link_scripts, write_history, write_records
 from envbuild.errors import EnvbuildError
@@ -48,12 +49,14 @@ def create(lock: CondaLock, prefix: Path, means: Means) -> Created:
     prefix is as it was before. A run that is killed leaves a prefix that says so, and that the next run makes anew.
 
     Raises:
-        EnvbuildError: exit 2 (prefix, disk), 4 (network) or 5 (wrong bytes, a package that cannot be linked, pip).
+        EnvbuildError: exit 2 (prefix), 3 (packages with different files of one name), 4 (network), 5 (wrong bytes,
+            a package that cannot be linked, pip) or 7 (a full disk).
     """
     seconds: dict[str, float] = {}
     refuse_taken(prefix)
     with _timed(seconds, "fetch"):
         fetched = _fetch(lock, means)
+        check_packages(lock, means.store, means.progress)
     claimed = claim(prefix, means.progress)
     try:
         with _prefix_guarded(prefix):
@@ -79,6 +82,7 @@ def size_to_fetch(lock: CondaLock, store: Store) -> int:
 def _fill(claimed: Claim, lock: CondaLock, means: Means, seconds: dict[str, float]) -> tuple[str, ...]:
     with _timed(seconds, "link"):
         steps.link(claimed, lock, means.store, means.progress)
+        check_links(claimed.path, claimed.work)
     with _timed(seconds, "byte code"):
         compiled = steps.byte_code(claimed, lock, means.jobs, means.progress)
         from_packages = write_records(lock, claimed.path, compiled)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.disk import pauses
+from envbuild.oci.disk import disk_full, is_full, pauses
 from envbuild.oci.trees import remove_tree
 from envbuild.progress import Progress
 
@@ -20,7 +19,6 @@ LONGEST = 255
 """Bytes of a prefix's path: the space that conda packages keep for it in binary files (conda-build's placeholder)."""
 
 _FORBIDDEN = ':"$`\\'
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def check_path(prefix: Path) -> Path:
@@ -129,9 +127,9 @@ def refuse_taken(prefix: Path) -> None:
 
 
 def prefix_error(error: OSError, prefix: Path) -> EnvbuildError:
-    """The one error for a prefix that cannot be made or written: exit 2."""
+    """The one error for a prefix that cannot be made or written: exit 2, a full disk 7."""
     where = str(error.filename) if error.filename else str(prefix)
-    if error.errno in _FULL:
+    if is_full(error):
         return full(prefix)
     if isinstance(error, NotADirectoryError | FileExistsError):
         return _refused("prefix-exists", f"{where} is a file, not a folder")
@@ -143,11 +141,10 @@ def prefix_error(error: OSError, prefix: Path) -> EnvbuildError:
 
 def full(prefix: Path) -> EnvbuildError:
     """The error for a disk that filled up below the prefix."""
-    return EnvbuildError(
-        "disk-full", f"no space left for {prefix}; what was made there is removed",
-        hint="Free some space, or name a folder on another disk with --prefix. What was fetched is kept in the store.",
-        exit=Exit.USAGE, where=str(prefix),
-    )  # fmt: skip
+    choose = "free some space, or name a folder on another disk with --prefix"
+    return disk_full(
+        prefix, hint=f"{choose}; what was made there is removed, what was fetched is kept in the store"
+    )
 
 
 def empty(folder: Path) -> None:

@@ -11,19 +11,19 @@ from contextlib import suppress
 from importlib.util import cache_from_source
 from pathlib import Path
 
+from envbuild.environment.conflicts import unreadable
 from envbuild.environment.prefix import UNFINISHED, Claim, full
 from envbuild.environment.process import clean_environ, working
 from envbuild.environment.records import META, sources_of
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import MTIME
 from envbuild.lock import CondaLock, conda_lock_bytes
-from envbuild.oci.digest import of_file
+from envbuild.oci.disk import ran_out
 from envbuild.oci.trees import walk
 from envbuild.progress import Progress
 from envbuild.store import Store
 
 _TAIL = 20
-_FULL = ("os error 28", "os error 122", "No space left on device", "Disk quota exceeded")
 
 
 def offer(claim: Claim, store: Store, files: Mapping[str, str], folder: str) -> Path:
@@ -39,7 +39,7 @@ def link(claim: Claim, lock: CondaLock, store: Store, progress: Progress) -> Non
     """Unpack and link every package of the lock, which the store has, with py-rattler.
 
     Raises:
-        EnvbuildError: exit 2 where the disk is full; exit 5 where a package cannot be unpacked or linked.
+        EnvbuildError: exit 7 where the disk is full; exit 5 where a package cannot be unpacked or linked.
     """
     files = offer(claim, store, {package.file: package.sha256 for package in lock.packages}, "files")
     given = {"prefix": str(claim.path), "files": str(files), "lock": conda_lock_bytes(lock).decode()}
@@ -96,7 +96,7 @@ def pip_install(claim: Claim, lock: CondaLock, store: Store, progress: Progress)
     No operator is compiled, and no GPU of this machine is seen, so that the same is installed everywhere.
 
     Raises:
-        EnvbuildError: exit 2 where the disk is full; exit 5 where pip fails, with what it said.
+        EnvbuildError: exit 7 where the disk is full; exit 5 where pip fails, with what it said.
     """
     if not lock.pip:
         return
@@ -193,26 +193,21 @@ def _run(claim: Claim, argv: Sequence[str], env: Mapping[str, str] | None = None
 
 
 def _link_error(failed: str, claim: Claim, lock: CondaLock, store: Store) -> EnvbuildError:
-    if any(word in failed for word in _FULL):
+    if ran_out(claim.path, failed):
         return full(claim.path)
     name = failed.splitlines()[0].rsplit(" ", 1)[-1]
     package = next((package for package in lock.packages if package.file == name), None)
-    where = None if package is None else package.file
-    if package is not None and of_file(store.artifact(package.sha256)) != f"sha256:{package.sha256}":
-        store.artifact(package.sha256).unlink()
-        return EnvbuildError(
-            "store-damaged", f"{package.name}: the store's copy of {name} was damaged, and is removed",
-            hint="Run the same command again: it fetches the file anew.", exit=Exit.VERIFY, where=where,
-        )  # fmt: skip
+    if package is not None:
+        return unreadable(package, store, failed)
     return EnvbuildError(
-        "link-failed", f"the environment could not be linked: {failed}", exit=Exit.VERIFY, where=where,
-        hint="The file is what the lock names. `envbuild doctor` looks at the disk; another --prefix may help; "
+        "link-failed", f"the environment could not be linked: {failed}", exit=Exit.VERIFY,
+        hint="The files are what the lock names. `envbuild doctor` looks at the disk; another --prefix may help; "
         "`envbuild lock REF --only conda --upgrade NAME` takes another build of the package.",
     )  # fmt: skip
 
 
 def _failed(id: str, what: str, status: int, output: Sequence[str], claim: Claim) -> EnvbuildError:
-    if any(word in line for line in output for word in _FULL):
+    if ran_out(claim.path, "\n".join(output)):
         return full(claim.path)
     told = "\n  ".join(output[-_TAIL:]) or "nothing"
     return EnvbuildError(

@@ -8,10 +8,12 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import unless_full
 
 TEXT = "ENVBUILD_SIGNING_KEY"
 """The environment variable that holds a private key's PEM text."""
@@ -216,24 +218,24 @@ def _make(path: Path) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     pem = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    partial: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{NAME}."
-        ) as stream:  # made with mode 0600
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{NAME}.")  # made with mode 0600
+        partial = Path(name)
+        with os.fdopen(handle, "wb") as stream:
             stream.write(pem)
             stream.flush()
-            os.fsync(stream.fileno())
-            try:
-                os.link(stream.name, path)
-            except FileExistsError:
-                return
+            os.fsync(handle)
+        with suppress(FileExistsError):
+            os.link(partial, path)
     except OSError as error:
-        raise _bad(
-            f"no signing key can be made: {error.strerror}",
-            f"{_MAKE} and name it in {FILE}",
-            str(path),
-        ) from None
+        elsewhere = f"{_MAKE} and name it in {FILE}"
+        other = _bad(f"no signing key can be made: {error.strerror}", elsewhere, str(path))
+        raise unless_full(error, path, other, hint=f"free some space, or {elsewhere}") from None
+    finally:
+        if partial is not None:
+            partial.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes:

@@ -99,7 +99,7 @@ def parse_report(data: bytes, *, where: str) -> Report:
             report = msgspec.json.decode(data, type=Report)
         expectations = report.expected
         moment(report.started)
-    except (ValueError, BadExpectations) as error:
+    except (ValueError, BadExpectations, RecursionError) as error:
         refuse("bad-report", f"the suite's report cannot be read: {error}", where)
     if report.format != FORMAT:
         refuse("bad-report", f"the report has format {report.format}; this envbuild reads {FORMAT}", where)

@@ -13,6 +13,7 @@ from envbuild.gate.envelope import add_signature, open_envelope, read_limited, s
 from envbuild.gate.keys import PublicKey, SigningKey
 from envbuild.gate.statement import parse_statement, statement_bytes
 from envbuild.gate.verdict import Verdict
+from envbuild.oci.disk import unless_full
 from envbuild.readback import readable
 
 
@@ -73,7 +74,7 @@ def write_verdict(path: Path, data: bytes, *, key: PublicKey) -> None:
         key: one of those that signed it.
 
     Raises:
-        EnvbuildError: exit 2 when it cannot be written; exit 6 when it could not be read again.
+        EnvbuildError: exit 2 when it cannot be written, 7 when the disk is full; 6 when it could not be read again.
     """
     where = str(path)
     readable(lambda: data, lambda content: parse_signed(content, trusted=[key], where=where), where=where)
@@ -88,10 +89,13 @@ def write_verdict(path: Path, data: bytes, *, key: PublicKey) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise EnvbuildError(
+        other = EnvbuildError(
             "verdict-not-written",
             f"the verdict cannot be written: {error.strerror}",
             where=str(path),
             hint="choose another file with --report",
             exit=Exit.USAGE,
+        )
+        raise unless_full(
+            error, path, other, hint="free some space, or choose another file with --report"
         ) from error

@@ -18,7 +18,7 @@ from envbuild.layers.interpreter import ENV, compile_files, run_reporting, tail
 from envbuild.layers.packed import pack_folder
 from envbuild.lock.model import Artifact
 from envbuild.oci import digest as digests
-from envbuild.oci.disk import try_lock
+from envbuild.oci.disk import disk_full, ran_out, try_lock
 from envbuild.oci.layer import Layer
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
@@ -188,6 +188,8 @@ def _configure(packages: Sequence[Deb], work: Path, sandbox: Sandbox, progress: 
             dpkg("--configure", "-a") == 0 for _ in range(_PASSES)
         ):
             return
+    if ran_out(work, tail(log)):
+        raise disk_full(work)
     raise EnvbuildError(
         "base-not-configured",
         f"dpkg could not install the locked packages; its last lines:\n{tail(log)}",

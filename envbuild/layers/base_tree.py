@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -143,7 +144,15 @@ def _sound(label: str) -> Iterator[None]:
         if error.id != "layer-hostile":
             raise
         raise damaged(label, f"it {error.message.removeprefix('the layer ')}") from error
-    except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        EOFError,
+        OSError,
+    ) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise damaged(label, str(error)) from error

@@ -24,6 +24,7 @@ from envbuild.layers.refusal import damaged
 from envbuild.layers.tar import END, header
 from envbuild.layers.wheel import SplicedFile, WheelPlan, WrittenFile
 from envbuild.oci import digest as digests
+from envbuild.oci.disk import disk_full, ran_out
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 from envbuild.oci.trees import regular_files
@@ -256,6 +257,8 @@ def _drive(
             stdin=stdin,
             stdout=stdout,
         )
+    if code and ran_out(work, tail(work / "driver.log")):
+        raise disk_full(work)
     if code:
         raise _failed(f"ended with {code} while compiling:\n{tail(work / 'driver.log')}")
     answer = json.loads((work / "answer.json").read_bytes())

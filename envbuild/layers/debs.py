@@ -7,6 +7,7 @@ import io
 import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,7 +60,15 @@ def read_deb(path: Path, label: str) -> Deb:
                     if "Package" in fields:
                         return Deb(path=path, label=label, fields=fields)
         raise ValueError("it has no control file that names a package")
-    except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        EOFError,
+        OSError,
+    ) as error:
         raise damaged(label, str(error)) from error
 
 

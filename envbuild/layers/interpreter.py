@@ -13,6 +13,7 @@ from typing import IO
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import PYTHON
+from envbuild.oci.disk import disk_full, ran_out
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
 
 ENV = {
@@ -60,6 +61,8 @@ def compile_files(
     result, errors = work / "failed.json", work / "compile.log"
     with (work / "names.json").open("rb") as stdin, result.open("wb") as stdout, errors.open("wb") as stderr:
         code = sandbox.run(rootfs, command, stdin=stdin, stdout=stdout, stderr=stderr)
+    if code and ran_out(work, tail(errors)):
+        raise disk_full(work)
     if code:
         raise EnvbuildError(
             "bytecode-failed",
@@ -85,6 +88,8 @@ def gzip_files(
         command = Command(argv=("/usr/bin/gzip", "-n", f"-{level}", "-c"), env=ENV)
         with pair[0].open("rb") as stdin, pair[1].open("wb") as stdout:
             code = sandbox.run(rootfs, command, stdin=stdin, stdout=stdout)
+        if code and ran_out(pair[1].parent, ""):
+            raise disk_full(pair[1])
         if code:
             raise EnvbuildError(
                 "gzip-failed",

@@ -27,6 +27,7 @@ from envbuild.layers.licence_names import all_of, one_line, short_text, spdx_exp
 from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
 from envbuild.lock.model import Artifact, Lock
+from envbuild.lock.python.files import ZIP_FAULTS
 from envbuild.oci.tar_reader import entries
 from envbuild.oci.trees import folder_below
 from envbuild.progress import Progress
@@ -127,7 +128,7 @@ def _of_python(item: Artifact, store: Store) -> str | None:
     path = store.artifact(item.sha256)
     try:
         content = _sdist_metadata(path) if item.kind == "sdist" else _wheel_metadata(path)
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, KeyError) as error:
+    except (tarfile.TarError, *ZIP_FAULTS) as error:
         raise damaged_wheel(
             item.basename, "wheel-metadata", f"its metadata cannot be read: {error}"
         ) from None
@@ -138,7 +139,8 @@ def _wheel_metadata(path: Path) -> bytes:
     with zipfile.ZipFile(path) as archive:
         for name in archive.namelist():
             if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
-                return archive.read(name)
+                with archive.open(name) as content:
+                    return content.read(_LIMIT)
     raise KeyError("it has no METADATA")
 
 
@@ -216,7 +218,15 @@ def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:
                     return None, _package(name, entry.linkname)
                 if content is not None:
                     return content.read(_LIMIT).decode("utf-8", "replace"), None
-    except (ValueError, tarfile.TarError, lzma.LZMAError, zstandard.ZstdError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        tarfile.TarError,
+        zlib.error,
+        lzma.LZMAError,
+        zstandard.ZstdError,
+        EOFError,
+        OSError,
+    ) as error:
         raise damaged(item.basename, str(error)) from error
     return None, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import lzma
@@ -9,7 +10,6 @@ import os
 import shutil
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.model import Artifact
+from envbuild.lock.python.files import ZIP_FAULTS
 from envbuild.oci.tar_reader import Content, entries
 from envbuild.oci.trees import too_long
 
@@ -29,6 +30,8 @@ MTIME = 1577836800
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _CHUNK = 1 << 20
+_OF_THE_FILE = {None, errno.EINVAL, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+"""What the system says where an archive is at fault: an offset before its start, names that cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,21 +177,11 @@ def _readable(file: str) -> Iterator[None]:
     """Turn what the readers say into one error."""
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        gzip.BadGzipFile,
-        FileExistsError,  # two members want one place: a file here, a folder there
-        NotADirectoryError,
-        IsADirectoryError,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,  # zipfile: a compression that it does not know
-        RuntimeError,  # zipfile: encrypted
-        ValueError,
-    ) as error:
+    except EnvbuildError:
+        raise
+    except (tarfile.TarError, zstandard.ZstdError, *ZIP_FAULTS) as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+            raise
         raise _refused(file, str(error)) from error
 
 

@@ -58,7 +58,7 @@ def _dynamic(elf: bytes, wanted: int) -> list[str]:
     names: list[str] = []
     for section in sections:
         if section.kind == _DYNAMIC:
-            if section.link >= len(sections):
+            if section.link >= len(sections) or len(section.data) % 16:
                 raise ValueError("its dynamic section is damaged")
             strings = sections[section.link].data
             for tag, value in struct.iter_unpack("<QQ", section.data):
@@ -94,9 +94,11 @@ def _codes(data: bytes) -> Iterator[tuple[int, int]]:
         start, end = at + header, at + header + size
         if end > len(data):
             raise ValueError("its .nv_fatbin section is cut off")
+        if header < _FATBIN.size:
+            raise ValueError("its .nv_fatbin section is damaged")
         while start + _CODE.size <= end:
             kind, _, code_header, code_size, architecture = _CODE.unpack_from(data, start)
-            if code_header == 0:
+            if code_header < _CODE.size:
                 raise ValueError("its .nv_fatbin section is damaged")
             yield kind, architecture
             start += code_header + code_size
@@ -110,7 +112,7 @@ def _sections(elf: bytes) -> list[_Section]:
         (table,) = struct.unpack_from("<Q", elf, 0x28)
         size, count, names_at = struct.unpack_from("<HHH", elf, 0x3A)
         headers = [_SECTION.unpack_from(elf, table + index * size) for index in range(count)]
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:
         raise ValueError("its section headers are cut off") from error
     if names_at >= count:
         return []

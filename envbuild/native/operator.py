@@ -19,7 +19,7 @@ from envbuild.native.inputs import Inputs, inputs_of
 from envbuild.native.toolchain import lay_out
 from envbuild.native.verify import check_wheel
 from envbuild.oci.digest import is_sha256
-from envbuild.oci.disk import guarded
+from envbuild.oci.disk import disk_full, guarded, ran_out
 from envbuild.oci.trees import regular_files
 from envbuild.progress import Progress
 from envbuild.sandbox import Bind, Command, Rootfs, Sandbox
@@ -260,6 +260,8 @@ def _failed(status: int, log: Path, inputs: Inputs) -> EnvbuildError:
         file.seek(max(0, log.stat().st_size - 64 * 1024), os.SEEK_SET)
         lines = file.read().decode("utf-8", "replace").splitlines()[-LOG_LINES:]
     tail = "\n".join(f"  | {line}" for line in lines) or "  | (it said nothing)"
+    if ran_out(log.parent, tail):
+        return disk_full(log.parent)
     return EnvbuildError(
         "operator-build-failed",
         f"DeepSpeed {inputs.source.version} does not compile (status {status}); the log ends with\n{tail}",

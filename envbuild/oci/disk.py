@@ -21,18 +21,71 @@ class Stopped(Exception):
 
 _NEW = re.compile(r"new-[0-9a-f]{16}")
 """The names that :func:`new_file` gives."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SAID = (
+    *("No space left on device", "Disk quota exceeded", "File too large"),
+    *("os error 28)", "os error 122)", "os error 27)"),
+)
+"""How programs say so: the C library's words, and Rust's numbers."""
+_LEAST = 4096
 _FORBIDDEN = {errno.EACCES, errno.EPERM}
 
 
+def disk_full(path: Path | str, reason: str | None = None, *, hint: str | None = None) -> EnvbuildError:
+    """The one error for a disk, a quota or a file size that is at its limit, wherever it is met: exit 7.
+
+    Args:
+        path: what was to be written.
+        reason: what the system said, or what is needed.
+        hint: what helps, where that is not another folder for the store.
+    """
+    folder = next((place for place in (Path(path), *Path(path).parents) if place.is_dir()), Path("/"))
+    try:
+        space = os.statvfs(folder)
+        room = f"{space.f_bavail * space.f_frsize:,} bytes are free in {folder}"
+    except OSError:
+        room = f"how much is free in {folder} cannot be told"
+    said = reason or "no space left"
+    choose = "free some space (`envbuild gc` shrinks the store), or name another folder with --store or ENVBUILD_STORE"
+    return EnvbuildError(
+        "disk-full",
+        f"{said[:1].lower()}{said[1:]}: {path} ({room})",
+        hint=hint or f"{choose}; what is complete is kept",
+        exit=Exit.ENGINE,
+        where=str(path),
+    )
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the system says that a disk, a quota or a file size is at its limit."""
+    return error.errno in _FULL
+
+
+def ran_out(folder: Path, said: str) -> bool:
+    """Whether a program that worked in ``folder`` failed for want of room: by its words, or by what is free there."""
+    if any(word in said for word in _SAID):
+        return True
+    try:
+        space = os.statvfs(folder)
+    except OSError:
+        return False
+    return space.f_bavail * space.f_frsize < _LEAST
+
+
+def unless_full(
+    error: OSError, path: Path | str, other: EnvbuildError, *, hint: str | None = None
+) -> EnvbuildError:
+    """``other``, or :func:`disk_full` where that is what ``error`` says."""
+    return disk_full(path, error.strerror, hint=hint) if is_full(error) else other
+
+
 def storage_error(error: OSError, path: Path) -> EnvbuildError:
-    """The one error for a store that cannot be used as it is: exit 2 (docs/reference/store.md)."""
+    """The one error for a store that cannot be used as it is: exit 2, a full disk 7 (docs/reference/store.md)."""
     reason = error.strerror or str(error)
     choose = "or name another folder with --store or ENVBUILD_STORE"
-    if error.errno in _FULL:
-        id, message = "disk-full", f"no space left for {path}"
-        hint = f"free some space (`envbuild gc` shrinks the store) {choose}; what is complete is kept"
-    elif error.errno == errno.EROFS:
+    if is_full(error):
+        return disk_full(path, reason)
+    if error.errno == errno.EROFS:
         id, message = "store-read-only", f"{path} is on a read-only file system"
         hint = f"mount it writable {choose}"
     elif error.errno in _FORBIDDEN:

@@ -61,7 +61,7 @@ def believe(proof: Proof, trusted: Sequence[PublicKey], predicate: str) -> Belie
         statement = read_json(opened.payload)
     except EnvbuildError as error:
         raise _not_believed(error.message.replace("the verdict", "it"), where) from error
-    except ValueError:  # msgspec's own, and UnicodeDecodeError
+    except (ValueError, RecursionError):  # msgspec's own, and UnicodeDecodeError
         raise _not_believed("what is signed is no JSON", where) from None
     if not isinstance(statement, dict) or statement.get("predicateType") != predicate:
         raise _not_believed(f"what is signed is no statement of the kind {predicate}", where)

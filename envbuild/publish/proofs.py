@@ -115,7 +115,7 @@ def _digest(entry: dict[str, Any], where: str) -> str:
 def _manifest(data: bytes, digest: str) -> dict[str, Any]:
     try:
         value = read_json(data)
-    except ValueError:  # msgspec's own, and UnicodeDecodeError
+    except (ValueError, RecursionError):  # msgspec's own, and UnicodeDecodeError
         value = None
     if not isinstance(value, dict):
         raise _bad(digest, "is no manifest")

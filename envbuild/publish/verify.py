@@ -278,7 +278,7 @@ def _status(proofs: Sequence[Proof], predicate: str) -> Status:
 def _json(data: bytes) -> dict[str, object]:
     try:
         value = read_json(data)
-    except ValueError:  # msgspec's own, and UnicodeDecodeError
+    except (ValueError, RecursionError):  # msgspec's own, and UnicodeDecodeError
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -176,7 +176,7 @@ def choose_image(index: Mapping[str, Any], where: str) -> str:
             continue
         kind = f"{platform.get('os')}/{platform.get('architecture')}"
         digest = entry.get("digest")
-        if kind == "linux/amd64" and platform.get("variant") in {None, "", "v1"} and _is_digest(digest):
+        if kind == "linux/amd64" and platform.get("variant") in (None, "", "v1") and _is_digest(digest):
             return str(digest)
         if kind != "unknown/unknown":
             offered.append(kind)

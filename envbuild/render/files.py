@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock, Lock
+from envbuild.oci.disk import unless_full
 from envbuild.recipe import Recipe
 from envbuild.render.conda import conda_files
 from envbuild.render.dockerfile import docker_files
@@ -47,23 +50,28 @@ def write(recipe: Recipe, lock: Lock | None, conda: CondaLock, folder: Path) -> 
     """Write the files that differ; returns their relative paths.
 
     Raises:
-        EnvbuildError: exit 2; the folder cannot be written to.
+        EnvbuildError: exit 2; the folder cannot be written to. Exit 7: its disk is full.
     """
     changed: list[str] = []
     for name, text in render(recipe, lock, conda).items():
         path = folder / name
         if path.is_file() and path.read_bytes() == text.encode():
             continue
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(text.encode())
+            partial.write_bytes(text.encode())
+            partial.replace(path)
         except OSError as error:
-            raise EnvbuildError(
+            with suppress(OSError):
+                partial.unlink()
+            other = EnvbuildError(
                 "cannot-write",
                 f"{path} cannot be written: {error.strerror}",
                 hint="run the command where the repository is yours to write",
                 exit=Exit.USAGE,
-            ) from error
+            )
+            raise unless_full(error, path, other, hint="free some space, then render again") from error
         changed.append(name)
     return changed
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import errno
+import os
 import traceback
 from collections.abc import Mapping
 
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import disk_full, is_full
 
 
 def described(error: BaseException) -> dict[str, object]:
     """An error as JSON."""
     if isinstance(error, EnvbuildError):
         return {"error": {**error.to_dict(), "exit": int(error.exit)}}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        full = EnvbuildError(
-            "disk-full",
-            f"no space left: {error.filename or error.strerror}",
-            hint="make room, or put the store elsewhere: --store FOLDER",
-            exit=Exit.ENGINE,
-        )
-        return described(full)
+    if isinstance(error, OSError) and is_full(error):
+        return described(disk_full(error.filename or os.getcwd(), error.strerror))
     return {"bug": "".join(traceback.format_exception(error))}
 
 

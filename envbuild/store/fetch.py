@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from envbuild.errors import EnvbuildError, Exit
-from envbuild.oci.disk import Stopped, guarded, present
+from envbuild.errors import EnvbuildError
+from envbuild.oci.disk import Stopped, disk_full, guarded, present
 from envbuild.progress import Progress, Task
 from envbuild.store.download import Download, Source, Wanted
 from envbuild.store.http import Http
@@ -167,11 +167,4 @@ def _check_room(store: Store, files: Sequence[Wanted]) -> None:
         space = os.statvfs(store.partial)
     free = space.f_bavail * space.f_frsize
     if needed > free:
-        raise EnvbuildError(
-            "disk-full",
-            f"{store.root} has {free} bytes free, and {needed} are needed to fetch {len(files)} files",
-            hint="free some space (`envbuild gc` shrinks the store), or name another folder with --store "
-            "or ENVBUILD_STORE",
-            exit=Exit.USAGE,
-            where=str(store.root),
-        )
+        raise disk_full(store.root, f"{needed:,} bytes are needed to fetch {len(files)} files")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from time import monotonic, time
 from urllib.parse import SplitResult, unquote, urlencode, urljoin, urlsplit, urlunsplit
@@ -20,6 +19,7 @@ from envbuild.store.faults import Fault, fault_of
 from envbuild.store.network import (
     Proxies,
     basic,
+    date_of,
     is_local,
     read_netrc,
     redacted,
@@ -371,9 +371,10 @@ def _retry_after(value: str | None) -> float | None:
         return max(0.0, float(value))
     except ValueError:
         pass
+    found = date_of(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except (ValueError, OverflowError, TypeError, IndexError):  # a date before or after all that are counted
+        return None if found is None else max(0.0, found.timestamp() - time())
+    except (ValueError, OverflowError):  # a time without a zone, before the first or after the last year
         return None
 
 

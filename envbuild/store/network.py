@@ -8,6 +8,8 @@ import netrc
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -114,6 +116,14 @@ def basic(user: str, password: str) -> dict[str, str]:
     """The ``Authorization`` header of RFC 7617."""
     token = base64.b64encode(f"{user}:{password}".encode("utf-8", "surrogateescape")).decode()
     return {"Authorization": f"Basic {token}"}
+
+
+def date_of(text: str) -> datetime | None:
+    """A header's date (RFC 5322); ``None`` where it is none."""
+    try:
+        return parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
 
 
 def redacted(url: str) -> str:

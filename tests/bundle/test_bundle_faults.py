@@ -248,10 +248,10 @@ def test_a_full_disk_there(world: World, tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], check=True)
     try:
         with Store.open(disk) as store:
-            error = refused("disk-full", Exit.USAGE, lambda: replace(world, there=store).deliver())
+            error = refused("disk-full", Exit.ENGINE, lambda: replace(world, there=store).deliver())
             assert "--store" in error.hint
             (disk / "fill").write_bytes(bytes(7_900_000))
-            refused("disk-full", Exit.USAGE, lambda: replace(world, there=store).deliver(partial=True))
+            refused("disk-full", Exit.ENGINE, lambda: replace(world, there=store).deliver(partial=True))
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
@@ -263,7 +263,7 @@ def test_a_full_disk_here(world: World, tmp_path: Path) -> None:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], check=True)
     try:
-        refused("disk-full", Exit.USAGE, lambda: world.pack(output="disk"))
+        refused("disk-full", Exit.ENGINE, lambda: world.pack(output="disk"))
         assert not (disk / "index.json").exists()
     finally:
         subprocess.run(["umount", "-l", disk], check=True)

@@ -190,8 +190,8 @@ def test_a_full_disk_is_one_clear_error(make_image: Make, tmp_path: Path) -> Non
         text=True,
         check=False,
     )
-    assert done.stdout.startswith("cannot-write 2 "), done.stderr
-    assert "No space left" in done.stdout
+    assert done.stdout.startswith("disk-full 7 no space left"), done.stderr
+    assert "bytes are free in " in done.stdout
     assert done.stdout.rstrip().endswith("[]")
 
 

@@ -128,7 +128,7 @@ def test_a_symbolic_link_is_recorded_as_conda_records_it(world: World) -> None:
 
 
 def test_a_file_that_two_packages_hold_is_not_altered(world: World) -> None:
-    twin = Package(name="twin", version="1", files={"share/small/word": File(data=b"mine\n")})
+    twin = Package(name="twin", version="1", files={"share/small/word": File(data=b"hello\n")})
     prefix = world.create(world.with_package(twin)).prefix
     assert altered(prefix) == []
 

@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_nothing(small_disk: Path) -> None:
     layout = Layout.create(small_disk / "oci")
     with pytest.raises(EnvbuildError) as caught:
         write(layout, 40)
-    assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.USAGE)
+    assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.ENGINE)
     assert list(layout.blobs()) == []
     assert unfinished(layout) == []
     layout.put(b"there is room again")

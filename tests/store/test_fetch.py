@@ -400,8 +400,8 @@ def test_a_full_disk_is_seen_before_the_first_byte(
     with Store.open(small_disk) as store:
         with pytest.raises(EnvbuildError) as caught:
             get(store, http, wanted(f"{server.url}/a"))
-        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.USAGE)
-        assert f"{SIZE} are needed" in caught.value.message
+        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.ENGINE)
+        assert f"{SIZE:,} bytes are needed" in caught.value.message
         assert server.requests == []
 
 
@@ -412,7 +412,7 @@ def test_a_disk_that_fills_up_leaves_nothing_half_made(
     with Store.open(small_disk) as store:
         with pytest.raises(EnvbuildError) as caught:
             get(store, http, wanted(f"{server.url}/a", size=None))
-        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.USAGE)
+        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.ENGINE)
         assert leftovers(store) == []
         server.files["/b"] = b"small"
         get(store, http, wanted(f"{server.url}/b", data=b"small", size=5))

@@ -196,7 +196,7 @@ def test_a_full_disk_is_one_clear_error(small_disk: Path, tmp_path: Path) -> Non
         big.write_bytes(bytes(3_000_000))
         with pytest.raises(EnvbuildError) as caught:
             store.adopt(big)
-        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.USAGE)
+        assert (caught.value.id, caught.value.exit) == ("disk-full", Exit.ENGINE)
         assert big.exists(), "the file is not lost"
         assert list((store.root / "tmp").iterdir()) == []
         with pytest.raises(EnvbuildError):

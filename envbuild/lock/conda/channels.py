@@ -87,9 +87,9 @@ class CondaChannels:
 
         It takes a file with certificates from ``SSL_CERT_FILE`` only, and reads it here and not later.
         """
-        from rattler import Client, Config
+        from rattler import Client
 
-        config = Config.from_toml(self.condarc.client_toml())
+        config = self.condarc.client_config()
         with _variable("SSL_CERT_FILE", self.authorities):
             return Client.from_config(config, user_agent="envbuild")
 

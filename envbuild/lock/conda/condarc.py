@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.oci.document import bounded
+
+if TYPE_CHECKING:
+    from rattler import Config
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
@@ -31,6 +34,22 @@ class Condarc:
         first = name.partition("/")[0]
         base = self.custom_channels.get(name) or self.custom_channels.get(first) or self.channel_alias
         return f"{base.rstrip('/')}/{name}/" if base else None
+
+    def client_config(self) -> Config:
+        """The client's settings.
+
+        Raises:
+            EnvbuildError: exit 2, a proxy that is no address.
+        """
+        from rattler import Config
+
+        try:
+            return Config.from_toml(self.client_toml())
+        except ValueError as error:
+            raise EnvbuildError(
+                "wrong-condarc", f"a proxy of conda's configuration is no address: {str(error).splitlines()[-1]}",
+                hint="Write proxy_servers as http://HOST:PORT in .condarc, or set CONDARC=/dev/null.", exit=Exit.USAGE,
+            ) from None  # fmt: skip
 
     def client_toml(self) -> str:
         """The client's settings as py-rattler reads them."""
@@ -92,12 +111,8 @@ def _mapping(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
         text = path.read_text("utf-8")
         with bounded():
             values = yaml.safe_load(_expanded(text, environ))
-    except (
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-    ) as error:  # of ValueError: what is no UTF-8, no date, no number
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: a date that is none
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise _wrong(path, f"conda's configuration cannot be read: {reason}") from None
     if values is None:
         return {}

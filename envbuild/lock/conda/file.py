@@ -21,6 +21,7 @@ _WORD = re.compile(r"[A-Za-z0-9_.+!~-]+")
 _VIRTUAL = re.compile(r"__[a-z0-9_]+")
 _VIRTUAL_VALUE = re.compile(r"[A-Za-z0-9_.+!~-]+(=[A-Za-z0-9_.+!~-]+)?")
 _URL = re.compile(r"https?://[^\s/@?#]+(/[^\s?#]*)?/")
+_MOST = 1 << 53
 _END_OF_TIME = 253_402_300_800_000
 """The year 10000, in milliseconds since 1970."""
 _SUFFIXES = (".conda", ".tar.bz2")
@@ -85,6 +86,27 @@ def _problems(lock: CondaLock) -> Iterator[str]:
             yield f"{where}.index is {json.dumps(artifact.index)}, but must be python"
         if artifact.name in {other.name for other in lock.pip[:position]}:
             yield f"{where}: {artifact.name} is there twice"
+    yield from _unreadable(lock)
+
+
+def _unreadable(lock: CondaLock) -> Iterator[str]:
+    """What conda itself could not read: versions, MatchSpecs."""
+    from rattler import MatchSpec, Version
+
+    versions = [(f"$.virtual.{name}", text.partition("=")[0]) for name, text in lock.virtual.items()]
+    specs = [(f"$.specs[{position}]", text) for position, text in enumerate(lock.specs)]
+    for position, package in enumerate(lock.packages):
+        where = f"$.packages[{position}] ({package.name})"
+        versions.append((f"{where}: version", package.version))
+        specs += [(f"{where}: {text}", text) for text in (*package.depends, *package.constrains)]
+    for (where, text), kind in (
+        *((item, Version) for item in versions),
+        *((item, MatchSpec) for item in specs),
+    ):
+        try:
+            kind(text)
+        except Exception as error:  # py-rattler has a type for each, and none in common
+            yield f"{where} is {json.dumps(text)}, which conda cannot read: {error}"
 
 
 def _channel_problems(lock: CondaLock) -> Iterator[str]:
@@ -128,8 +150,10 @@ def _package_problems(package: CondaPackage) -> Iterator[str]:
         yield f"md5 is {json.dumps(package.md5)}, but must be 32 lower-case hex digits"
     if package.timestamp is not None and not 0 <= package.timestamp < _END_OF_TIME:
         yield f"timestamp is {package.timestamp}, but must be milliseconds since 1970"
-    if package.size <= 0:
+    if not 0 < package.size < _MOST:
         yield f"size is {package.size}, but must be positive"
+    if not 0 <= package.build_number < _MOST:
+        yield f"build_number is {package.build_number}"
     if package.subdir not in (PLATFORM, "noarch"):
         yield f"subdir is {json.dumps(package.subdir)}, but must be {PLATFORM} or noarch"
     expected = f"{package.name}-{package.version}-{package.build}"

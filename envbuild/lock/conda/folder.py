@@ -13,8 +13,11 @@ import zstandard
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.conda.channels import SUBDIRS
+from envbuild.oci.disk import unless_full
 
 _LIMIT = 2 << 30
+_PIECE = 4 << 10
+"""Bytes that are unpacked at once: they can give some 30,000 times as many."""
 
 
 def readable(place: str, cache: Path) -> str:
@@ -46,12 +49,31 @@ def _content(folder: Path, packed: Path) -> bytes:
     try:
         if plain.is_file():
             return plain.read_bytes()
-        return zstandard.ZstdDecompressor().decompress(packed.read_bytes(), max_output_size=_LIMIT)
-    except zstandard.ZstdError as error:
+        return _unpacked(packed)
+    except (zstandard.ZstdError, ValueError) as error:
         raise EnvbuildError(
             "channel-wrong", f"{packed} is not zstd, or is cut off: {error}", exit=Exit.VERIFY, where=str(packed),
             hint="The folder is damaged: copy it again, or name another with --channel NAME=URL|DIR.",
         ) from None  # fmt: skip
+
+
+def _unpacked(packed: Path) -> bytes:
+    """The content, piece by piece: what the frame says of its size is not believed.
+
+    Raises:
+        ValueError: it is cut off, or larger than any channel's.
+    """
+    found, size = [], 0
+    unpacker = zstandard.ZstdDecompressor().decompressobj()
+    with packed.open("rb") as stream:
+        while not unpacker.eof and (data := stream.read(_PIECE)):
+            found.append(unpacker.decompress(data))
+            size += len(found[-1])
+            if size > _LIMIT:
+                raise ValueError(f"it has more than {_LIMIT:,} bytes")
+    if not unpacker.eof:
+        raise ValueError("it ends too early")
+    return b"".join(found)
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -65,7 +87,8 @@ def _write(path: Path, data: bytes) -> None:
             stream.write(data)
         Path(name).replace(path)
     except OSError as error:
-        raise EnvbuildError(
+        other = EnvbuildError(
             "cannot-write", f"{path} cannot be written: {error.strerror}", exit=Exit.USAGE,
             hint="Check the store's disk and mode, or name another with --store DIR.",
-        ) from None  # fmt: skip
+        )  # fmt: skip
+        raise unless_full(error, path, other) from None

@@ -8,7 +8,6 @@ import lzma
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from io import BytesIO
 from typing import IO, cast
 
@@ -19,6 +18,7 @@ from envbuild.lock.wayout import with_way_out
 from envbuild.oci.digest import is_sha256
 from envbuild.store import Http
 from envbuild.store.http import number
+from envbuild.store.network import date_of
 
 _LIMIT = 256 << 20
 _UNPACK: dict[str, Callable[[BytesIO], IO[bytes]]] = {
@@ -73,9 +73,13 @@ class Archive:
         names = {fields.get("codename"), fields.get("suite")}
         if suite not in names:
             raise _wrong(what, f"is the release file of {fields.get('codename')}")
+        until = fields.get("valid-until")
+        day = date_of(until) if until else None
+        if until and day is None:
+            raise _wrong(what, f"has a Valid-Until that is no date: {until[:80]!r}")
         release = Release(
             suite=suite, codename=fields.get("codename", suite), files=_files(fields.get("sha256", "")),
-            valid_until=_day(fields.get("valid-until")),
+            valid_until=day.date().isoformat() if day else None,
         )  # fmt: skip
         if release.valid_until and release.valid_until < date:
             raise _wrong(what, f"was valid until {release.valid_until} only: the mirror is behind")
@@ -129,15 +133,6 @@ def _files(text: str) -> dict[str, tuple[str, int]]:
         if size is not None and is_sha256(parts[0]):
             found[parts[2]] = (parts[0], size)
     return found
-
-
-def _day(text: str | None) -> str | None:
-    if not text:
-        return None
-    try:
-        return parsedate_to_datetime(text).date().isoformat()
-    except (ValueError, OverflowError, TypeError, IndexError):
-        return None
 
 
 def _wrong(what: str, reason: str) -> EnvbuildError:

@@ -78,7 +78,7 @@ def closure(offer: Offer, names: Sequence[str], *, asked: Mapping[str, str]) -> 
         while waiting:
             package, root = waiting.pop(0)
             for clause in dependencies(package.depends):
-                if len(clause) > 1 or len(offer.candidates(clause[0])) != 1:
+                if len(clause) != 1 or len(offer.candidates(clause[0])) != 1:
                     postponed.append((package, root, clause))
                 else:
                     _add(offer.candidates(clause[0])[0], root, chosen, waiting)
@@ -102,7 +102,7 @@ def _choice(
 ) -> DebPackage:
     found = [candidate for relation in clause for candidate in offer.candidates(relation)]
     if not found:
-        wanted = " | ".join(str(relation) for relation in clause)
+        wanted = " | ".join(str(relation) for relation in clause) or "what is no package for amd64"
         because = "" if root == package.name else f" (needed for {root})"
         raise EnvbuildError(
             "debian-unsolvable", f"{package.name} {package.version}{because} depends on {wanted}, which is not offered",

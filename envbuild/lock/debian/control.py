@@ -11,8 +11,17 @@ from envbuild.oci.digest import is_sha256
 
 _RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
-    r"\s*(?:\(\s*(?P<operator><<|<=|=|>=|>>|<|>)\s*(?P<version>[^\s)]+)\s*\))?\s*(?:\[[^]]*\])?\s*"
+    r" ?(?:\( ?(?P<operator><<|<=|=|>=|>>|<|>) ?(?P<version>[^\s)]+) ?\))? ?(?:\[[^]]*\])?"
 )
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_FORMS = {
+    "package": re.compile(r"[a-z0-9][a-z0-9+.-]*"),
+    "version": re.compile(r"[A-Za-z0-9.+~:-]+"),
+    "filename": re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*"),
+    "size": re.compile(r"[0-9]{1,18}"),
+    "sha256": _SHA256,
+}
+"""What must be in a paragraph, and how (Debian Policy, 5.6.1 and 5.6.12)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,18 +83,33 @@ def paragraphs(text: str) -> Iterator[dict[str, str]]:
 
 
 def packages(text: str, *, suite: str, component: str) -> Iterator[DebPackage]:
-    """The installable packages of a Packages index (amd64 and all)."""
+    """The installable packages of a Packages index (amd64 and all).
+
+    Raises:
+        ValueError: a package without a name, a version, a plain path, a size or a sha256.
+    """
     for fields in paragraphs(text):
         depends = ", ".join(fields[key] for key in ("pre-depends", "depends") if fields.get(key))
         conflicts = ", ".join(fields[key] for key in ("conflicts", "breaks") if fields.get(key))
         if fields.get("architecture") not in ("amd64", "all") or not is_sha256(fields.get("sha256")):
             continue
+        _check(fields)
         yield DebPackage(
             name=fields["package"], version=fields["version"], architecture=fields["architecture"],
             essential=fields.get("essential") == "yes", priority=fields.get("priority", "optional"),
             depends=depends, provides=fields.get("provides", ""), conflicts=conflicts, filename=fields["filename"],
             size=int(fields["size"]), sha256=fields["sha256"], suite=suite, component=component,
         )  # fmt: skip
+
+
+def _check(fields: dict[str, str]) -> None:
+    for key, pattern in _FORMS.items():
+        text = fields.get(key)
+        if text is None or not pattern.fullmatch(text):
+            shown = "nothing" if text is None else repr(text[:80])
+            raise ValueError(
+                f"says {shown} where the {key} of {fields.get('package', 'a package')[:80]} belongs"
+            )
 
 
 def dependencies(field: str) -> list[list[Relation]]:
@@ -103,7 +127,7 @@ def relations(field: str) -> Iterable[Relation]:
 
 
 def _relation(text: str) -> Relation | None:
-    match = _RELATION.fullmatch(text.strip() + " ")
+    match = _RELATION.fullmatch(" ".join(text.split()))
     if match is None or match["arch"] not in (None, "any", "amd64", "native"):
         return None
     return Relation(name=match["name"], operator=match["operator"], version=match["version"])

@@ -6,7 +6,10 @@ import re
 from functools import total_ordering
 from itertools import zip_longest
 
-_PART = re.compile(r"(\D*)(\d*)")
+_PART = re.compile(r"([^0-9]*)([0-9]*)")
+
+_MOST = 4000
+"""Digits of a number that Python reads; no version has as many."""
 
 
 @total_ordering
@@ -23,7 +26,7 @@ class DebianVersion:
         upstream, dash, revision = rest.rpartition("-")
         if not dash:
             upstream, revision = rest, ""
-        self.epoch = int(epoch) if epoch.isdigit() else 0
+        self.epoch = int(epoch) if epoch.isascii() and epoch.isdigit() and len(epoch) < _MOST else 0
         self.key = (_parts(upstream), _parts(revision))
 
     def __eq__(self, other: object) -> bool:
@@ -66,8 +69,13 @@ def _parts(text: str) -> tuple[tuple[tuple[int, ...], int], ...]:
     found = []
     for letters, digits in _PART.findall(text):
         if letters or digits:
-            found.append(((*(_weight(item) for item in letters), 0), int(digits or 0)))
+            found.append(((*(_weight(item) for item in letters), 0), _number(digits)))
     return tuple(found)
+
+
+def _number(digits: str) -> int:
+    """Its value; of more digits than Python takes it is their count, in front of every other."""
+    return int(digits or 0) if len(digits) < _MOST else 10**_MOST + len(digits)
 
 
 def _weight(character: str) -> int:

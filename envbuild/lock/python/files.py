@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,21 @@ from envbuild.progress import Progress
 from envbuild.store import Http
 from envbuild.store.faults import Fault
 from envbuild.store.http import number
+
+ZIP_FAULTS = (
+    *(
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        EOFError,
+        OSError,
+        ValueError,
+        LookupError,
+    ),
+    *(OverflowError, RuntimeError),
+)
+"""What ``zipfile`` raises for a file that is damaged, encrypted, or compressed in a way that it does not know."""
 
 _PARALLEL = 16
 _METADATA_LIMIT = 16 << 20
@@ -129,23 +145,18 @@ def _inside(address: str, name: str, indexes: Sequence[str], http: Http) -> str:
     prefix = "-".join(name.split("-")[:2]) + ".dist-info/METADATA"
     try:
         with stream, zipfile.ZipFile(stream) as wheel:
-            members = [item for item in wheel.namelist() if item.lower() == prefix.lower()]
+            members = [item for item in wheel.infolist() if item.filename.lower() == prefix.lower()]
             with wheel.open(members[0]) as member:
                 data = member.read(_METADATA_LIMIT + 1)
             if len(data) > _METADATA_LIMIT:
-                raise zipfile.BadZipFile
+                raise zipfile.BadZipFile(f"it has more than {_METADATA_LIMIT} bytes")
             return data.decode("utf-8", "replace")
-    except (
-        zipfile.BadZipFile,
-        IndexError,
-        NotImplementedError,
-        ValueError,
-        RuntimeError,
-        zlib.error,
-        lzma.LZMAError,
-    ):
+    except EnvbuildError:
+        raise
+    except ZIP_FAULTS as error:
+        reason = f"{prefix} cannot be read: {error}" if str(error) else f"it has no {prefix}"
         raise EnvbuildError(
-            "wrong-wheel", f"{name} is not a wheel: it has no {prefix}",
+            "wrong-wheel", f"{name} is not a sound wheel: {reason}",
             hint="The index serves a damaged file: ask its keeper, or use another (ENVBUILD_PYTHON_INDEX).",
             exit=Exit.VERIFY, where=name,
         ) from None  # fmt: skip

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.parser import HeaderParser
 
+from packaging.markers import UndefinedComparison
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -40,9 +41,17 @@ def cuda_requirements(metadata: str, python: str) -> list[Requirement]:
             requirement = Requirement(text)
         except InvalidRequirement:
             continue
-        if requirement.marker is None or requirement.marker.evaluate(environment):
+        if _holds(requirement, environment):
             found.append(requirement)
     return found
+
+
+def _holds(requirement: Requirement, environment: dict[str, str]) -> bool:
+    """Whether its marker does; one that compares what has no order (``os_name > "x"``) does not."""
+    try:
+        return requirement.marker is None or requirement.marker.evaluate(environment)
+    except UndefinedComparison:
+        return False
 
 
 def check_pins(recipe: Recipe, requirements: Sequence[Requirement], resolved: Mapping[str, str]) -> None:

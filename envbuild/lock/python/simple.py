@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import parse_qs, unquote, urldefrag, urljoin, urlsplit
 
-from packaging.utils import (
-    InvalidSdistFilename,
-    InvalidWheelFilename,
-    canonicalize_name,
-    parse_sdist_filename,
-    parse_wheel_filename,
-)
+import msgspec
+from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel_filename
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock.wayout import with_way_out
 from envbuild.oci.digest import is_sha256
-from envbuild.oci.document import read_object
 from envbuild.store import Http
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _LIMIT = 128 << 20
+_PLAIN = re.compile(r"[A-Za-z0-9._+~!%-]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", re.ASCII)
+
+
+class _File(msgspec.Struct, frozen=True, rename="kebab"):
+    """An entry of ``files`` (PEP 691), as far as it is read. ``yanked`` may also be the reason, in words."""
+
+    filename: str
+    url: str
+    hashes: dict[str, str] | None = None
+    size: Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)] | None = None
+    upload_time: str | None = None
+    yanked: Any = False
+    core_metadata: dict[str, str] | bool | None = None
+    data_dist_info_metadata: dict[str, str] | bool | None = None
+
+
+class _Page(msgspec.Struct, frozen=True):
+    files: tuple[_File, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +64,7 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
     """The files of a project on the first index that has it, as uv looks; empty where none has it.
 
     Raises:
-        EnvbuildError: exit 4, an index cannot be read.
+        EnvbuildError: exit 4, an index cannot be read, or serves what is no page of a project.
     """
     for index in indexes:
         url = f"{index.rstrip('/')}/{canonicalize_name(name)}/"
@@ -60,9 +75,9 @@ def project(name: str, indexes: Sequence[str], http: Http) -> list[ProjectFile]:
                 continue
             raise with_way_out(error, "ENVBUILD_PYTHON_INDEX") from error
         try:
-            files = _json(url, data) if data.lstrip()[:1] == b"{" else _html(url, data)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise _malformed(name, f"{type(error).__name__}: {error}") from error
+            files = _json(url, data) if data.lstrip()[:1] in (b"{", b"[") else _html(url, data)
+        except (ValueError, RecursionError, AssertionError) as error:  # msgspec's, urljoin's and HTMLParser's
+            raise _malformed(name, str(error)) from None
         return [item for item in files if item is not None]
     return []
 
@@ -79,27 +94,27 @@ def versions(files: Sequence[ProjectFile], *, before: str | None) -> list[str]:
 def _malformed(name: str, reason: str) -> EnvbuildError:
     return EnvbuildError(
         "index-malformed", f"Python's index has a page for {name} that cannot be read: {reason[:200]}",
-        hint="Ask the index's keeper, or use another (ENVBUILD_PYTHON_INDEX).", exit=Exit.NETWORK,
+        hint="Ask the index's keeper, or use another (ENVBUILD_PYTHON_INDEX).", exit=Exit.NETWORK, where=name,
     )  # fmt: skip
 
 
 def _json(url: str, data: bytes) -> list[ProjectFile | None]:
-    document = read_object(data)
-    return [_entry(url, item) for item in document.get("files", [])]
+    return [_entry(url, item) for item in msgspec.json.decode(data, type=_Page).files]
 
 
-def _entry(base: str, item: dict[str, Any]) -> ProjectFile | None:
-    metadata = item.get("core-metadata", item.get("data-dist-info-metadata", False))
-    if isinstance(metadata, dict):
-        metadata = metadata.get("sha256", "")
+def _entry(base: str, item: _File) -> ProjectFile | None:
+    told = item.data_dist_info_metadata if item.core_metadata is None else item.core_metadata
+    metadata = told.get("sha256", "") if isinstance(told, dict) else told
     return _made(
-        name=item["filename"], url=urljoin(base, item["url"]), sha256=item.get("hashes", {}).get("sha256"),
-        size=item.get("size"), uploaded=item.get("upload-time"), yanked=bool(item.get("yanked", False)),
+        name=item.filename, url=urljoin(base, item.url), sha256=(item.hashes or {}).get("sha256"), size=item.size,
+        uploaded=item.upload_time, yanked=bool(item.yanked),
         metadata=metadata if isinstance(metadata, str) else "" if metadata else None,
     )  # fmt: skip
 
 
 def _html(base: str, data: bytes) -> list[ProjectFile | None]:
+    if b"<" not in data:
+        raise ValueError("it is neither HTML nor JSON")
     if b"\0" in data or data.startswith(b"\x1f\x8b"):
         raise ValueError("it is neither JSON nor HTML (compressed, although it was not asked for so)")
     parser = _Links()
@@ -130,12 +145,24 @@ def _made(
     yanked: bool,
     metadata: str | None,
 ) -> ProjectFile | None:
-    """A file whose name says its version, or ``None`` for what is neither a wheel nor an sdist."""
+    """A file whose name says its version, or ``None`` for what is neither a wheel nor an sdist.
+
+    Raises:
+        ValueError: its address, hash or time cannot be one.
+    """
+    if not _PLAIN.fullmatch(name):
+        return None
+    if urlsplit(url).scheme not in ("http", "https", "file"):
+        raise ValueError(f"the address of {name} is not http, https or file")
+    if sha256 is not None and not _SHA256.fullmatch(sha256):
+        raise ValueError(f"the sha256 of {name} is {sha256[:80]!r}")
+    if uploaded and not _TIME.match(uploaded):
+        raise ValueError(f"the upload time of {name} is {uploaded[:80]!r}")
     try:
         version = str(
             parse_wheel_filename(name)[1] if name.endswith(".whl") else parse_sdist_filename(name)[1]
         )
-    except (InvalidWheelFilename, InvalidSdistFilename):
+    except ValueError:  # InvalidWheelFilename and its like are some; a version of 5,000 digits is another
         return None
     return ProjectFile(
         name=name, url=url, version=version, sha256=sha256 if is_sha256(sha256) else None,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 
 from envbuild.lock.python.uv import RemoteFile
 
@@ -42,7 +42,7 @@ def best_wheel(wheels: Sequence[RemoteFile], python: str, glibc: int = IMAGE_GLI
     for wheel in wheels:
         try:
             _, _, build, tags = parse_wheel_filename(wheel.name)
-        except InvalidWheelFilename:
+        except ValueError:  # InvalidWheelFilename is one; a version of 5,000 digits is another
             continue
         fitting = [ranks[tag] for tag in tags if tag in ranks]
         if fitting:

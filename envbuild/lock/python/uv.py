@@ -9,8 +9,10 @@ import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from envbuild.errors import EnvbuildError, Exit
 
@@ -96,8 +98,46 @@ def solve(question: Question, environ: Mapping[str, str]) -> list[Package]:
             output.write_text(_preferences(question.prefer), "utf-8")
         result = _run([*_arguments(question), "-o", str(output), "requirements.in"], environ, folder)
         if result.returncode == 0:
-            return [_package(item) for item in tomllib.loads(output.read_text("utf-8")).get("packages", [])]
+            return answer(output.read_bytes())
     raise _failure(result.stderr, dated=question.before is not None)
+
+
+class _File(msgspec.Struct, frozen=True, rename="kebab"):
+    """A wheel or source of PEP 751."""
+
+    url: str | None = None
+    path: str | None = None
+    size: int | None = None
+    upload_time: datetime | None = None
+    hashes: dict[str, str] = {}
+
+
+class _Package(msgspec.Struct, frozen=True):
+    name: str
+    version: str = ""
+    wheels: tuple[_File, ...] = ()
+    sdist: _File | None = None
+    archive: _File | None = None
+
+
+class _Answer(msgspec.Struct, frozen=True):
+    packages: tuple[_Package, ...] = ()
+
+
+def answer(data: bytes) -> list[Package]:
+    """The packages in a ``pylock.toml`` (PEP 751).
+
+    Raises:
+        EnvbuildError: exit 3, it is none: this uv writes what envbuild does not know.
+    """
+    try:
+        found = msgspec.convert(tomllib.loads(data.decode()), _Answer)
+        return [_package(item) for item in found.packages]
+    except (ValueError, RecursionError) as error:  # tomllib's and msgspec's own, and UnicodeDecodeError
+        raise EnvbuildError(
+            "uv-answer-wrong", f"uv's answer cannot be read: {error}", exit=Exit.INPUT,
+            hint="Install envbuild again: a uv that it knows comes with it.",
+        ) from None  # fmt: skip
 
 
 def index_urls(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -177,22 +217,18 @@ def _preferences(prefer: Mapping[str, str]) -> str:
     return 'lock-version = "1.0"\ncreated-by = "envbuild"\n\n' + "\n".join(blocks)
 
 
-def _package(item: dict[str, Any]) -> Package:
-    sdist = item.get("sdist") or item.get("archive")
+def _package(item: _Package) -> Package:
+    sdist = item.sdist or item.archive
     return Package(
-        name=item["name"], version=item.get("version", ""),
-        wheels=tuple(_file(wheel) for wheel in item.get("wheels", [])),
+        name=item.name, version=item.version, wheels=tuple(_file(wheel) for wheel in item.wheels),
         sdist=_file(sdist) if sdist else None,
     )  # fmt: skip
 
 
-def _file(item: dict[str, Any]) -> RemoteFile:
-    url = item.get("url") or Path(str(item.get("path", ""))).absolute().as_uri()
-    uploaded = item.get("upload-time")
-    stamp = uploaded.strftime("%Y-%m-%dT%H:%M:%SZ") if uploaded is not None else None
-    return RemoteFile(
-        url=url, sha256=item.get("hashes", {}).get("sha256"), size=item.get("size"), uploaded=stamp
-    )
+def _file(item: _File) -> RemoteFile:
+    url = item.url or Path(item.path or "").absolute().as_uri()
+    stamp = item.upload_time.strftime("%Y-%m-%dT%H:%M:%SZ") if item.upload_time is not None else None
+    return RemoteFile(url=url, sha256=item.hashes.get("sha256"), size=item.size, uploaded=stamp)
 
 
 def _failure(stderr: str, *, dated: bool) -> Exception:
