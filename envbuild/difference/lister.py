@@ -63,7 +63,7 @@ def hashed_file(path: str) -> str | None:
         with open(path, "rb") as stream:
             for data in iter(lambda: stream.read(CHUNK), b""):
                 digest.update(data)
-    except OSError:
+    except (OSError, ValueError):  # a NUL in its path is the latter
         return None
     return "sha256=" + base64.urlsafe_b64encode(digest.digest()).decode().rstrip("=")
 
@@ -177,7 +177,7 @@ def script_hash(path: str) -> str:
             if stream.read(2) == b"#!":
                 stream.seek(0)
                 return hashed(without_shebang(stream.read()))
-    except OSError:
+    except (OSError, ValueError):
         return "missing"
     return hashed_file(path) or "missing"
 

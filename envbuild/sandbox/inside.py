@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, NoReturn
 
+from envbuild.errors import EnvbuildError
+from envbuild.oci.disk import disk_full
 from envbuild.sandbox.outcome import described, raise_described
 from envbuild.sandbox.syscalls import (
     CLONE_NEWNS,
@@ -80,7 +82,12 @@ def within(
     if not data:
         raise RuntimeError(f"the process in {root} was killed")
     value = json.loads(data)
-    raise_described(value)
+    try:
+        raise_described(value)
+    except EnvbuildError as error:
+        if error.id != "disk-full":
+            raise
+        raise disk_full(root) from error  # the path that the child named is one of the tree's
     return value["result"]
 
 

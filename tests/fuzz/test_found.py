@@ -312,6 +312,10 @@ def test_damaged_records_of_an_environment_are_passed_over(data: bytes) -> None:
     assert attempt(READERS["environment-records"], data) == (None, False)
 
 
+def test_a_script_of_an_environment_whose_path_has_a_nul_is_not_there() -> None:
+    assert attempt(READERS["environment-records"], b"../../../bin/a\0b,sha256=x,1\n") == (None, False)
+
+
 @pytest.mark.parametrize(
     "data",
     [
