@@ -111,7 +111,7 @@ def _recorded(record: Mapping[str, object], debs: Sequence[tuple[Artifact, Path]
 @contextmanager
 def _scratch(store: Store, sandbox: Sandbox) -> Iterator[Path]:
     """A scratch folder whose trees may belong to the sandbox's users; removes those of builds that died."""
-    for folder in (store.root / "tmp").glob(f"scratch-{NAME}-*"):
+    for folder in (store.root / "tmp").glob(f"scratch-{NAME}-{'[0-9a-f]' * 12}"):
         if folder.is_dir() and (dead := try_lock(folder.with_name(f"{folder.name}.lock"))) is not None:
             sandbox.remove(folder)
             dead.release(remove=True)

@@ -176,8 +176,10 @@ def test_sets_that_cannot_become_a_base(tmp_path, sandbox, data, id, code):
 
 def test_trees_of_builds_that_died_are_removed_and_those_of_others_are_not(tmp_path, sandbox):
     store = Store.open(tmp_path / "store")
-    (store.root / "tmp/base-dead/root/etc").mkdir(parents=True)
-    os.chown(store.root / "tmp/base-dead/root/etc", 1000, 1000)
+    dead, stranger = (store.root / "tmp" / f"scratch-base-{end}" for end in ("0" * 12, "mine"))
+    stranger.mkdir()
+    (dead / "root/etc").mkdir(parents=True)
+    os.chown(dead / "root/etc", 1000, 1000)
     data = deb("Package: t\nEssential: yes\n", {})
     (tmp_path / "x").write_bytes(data)
     with store.scratch("base") as alive:
@@ -189,7 +191,8 @@ def test_trees_of_builds_that_died_are_removed_and_those_of_others_are_not(tmp_p
                 progress=SilentProgress(),
             )
         assert alive.is_dir()
-    assert "base-dead" not in os.listdir(store.root / "tmp")
+    assert not dead.exists()
+    assert stranger.is_dir()
 
 
 def test_a_layer_of_a_small_tree_reads_like_any_other(tmp_path):

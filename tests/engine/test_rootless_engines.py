@@ -86,7 +86,9 @@ def as_user() -> list[str]:
 @pytest.mark.parametrize("engine", ["crun", "runc", "sandbox"])
 def test_an_ordinary_user_runs_an_image(engine: str, home: Path, python: str) -> None:
     program = engine if engine == "sandbox" else need(engine)
-    packages = [str(Path(envbuild.__file__).parents[1]), *(p for p in sys.path if p.endswith("-packages"))]
+    tests = Path(__file__).parents[1]  # what tinyimage imports
+    packages = [str(Path(envbuild.__file__).parents[1]), str(tests)]
+    packages += [path for path in sys.path if path.endswith("-packages")]
     done = subprocess.run(
         [*as_user(), python, "-c", CODE, str(Path(tinyimage.__file__).parent), program],
         env={"PATH": "/usr/bin:/bin:/usr/sbin", "PYTHONPATH": ":".join(packages), "HOME": str(home)},
