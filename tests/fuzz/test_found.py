@@ -250,6 +250,9 @@ def test_versions_of_odd_digits_have_an_order(text: str) -> None:
         lambda lock: lock["packages"][0].update(timestamp=2**70),
         lambda lock: lock["packages"][0].update(build_number=2**70),
         lambda lock: lock["packages"][0].update(size=2**70),
+        lambda lock: lock["virtual"].update(__cuda="12.6=" + "x" * 65),
+        lambda lock: lock["channels"][0].update(url="https://conda.invalid:x/"),
+        lambda lock: lock["channels"][0].update(url="https://conda.invalid:99999/"),
     ],
 )
 def test_what_conda_cannot_read_in_a_lock_is_one_error(change: Callable[[Any], object]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from envbuild.lock.conda.model import FORMAT, PLATFORM, CondaLock, CondaPackage, dependency_names
+from envbuild.lock.conda.records import address
 from envbuild.lock.file import artifact_problems
 from envbuild.lock.text import decode, is_time, lock_error, lock_text, read_bytes, unknown
 from envbuild.oci.digest import is_sha256
@@ -90,10 +91,13 @@ def _problems(lock: CondaLock) -> Iterator[str]:
 
 
 def _unreadable(lock: CondaLock) -> Iterator[str]:
-    """What conda itself could not read: versions, MatchSpecs."""
-    from rattler import MatchSpec, Version
+    """What conda itself could not read: versions, builds, MatchSpecs, addresses."""
+    from rattler import BuildString, MatchSpec, Version
 
     versions = [(f"$.virtual.{name}", text.partition("=")[0]) for name, text in lock.virtual.items()]
+    builds = [(f"$.virtual.{name}", text.partition("=")[2] or "0") for name, text in lock.virtual.items()]
+    builds += [(f"$.packages[{n}] ({item.name}): build", item.build) for n, item in enumerate(lock.packages)]
+    addresses = [(f"$.channels[{n}].url", channel.url) for n, channel in enumerate(lock.channels)]
     specs = [(f"$.specs[{position}]", text) for position, text in enumerate(lock.specs)]
     for position, package in enumerate(lock.packages):
         where = f"$.packages[{position}] ({package.name})"
@@ -101,7 +105,9 @@ def _unreadable(lock: CondaLock) -> Iterator[str]:
         specs += [(f"{where}: {text}", text) for text in (*package.depends, *package.constrains)]
     for (where, text), kind in (
         *((item, Version) for item in versions),
+        *((item, BuildString) for item in builds),
         *((item, MatchSpec) for item in specs),
+        *((item, address) for item in addresses),
     ):
         try:
             kind(text)

@@ -71,6 +71,14 @@ def to_record(lock: CondaLock, package: CondaPackage, url: str | None = None) ->
     return RepoDataRecord(record, package.file, url or lock.url(package), channel.url)
 
 
+def address(url: str) -> None:
+    """See that py-rattler can take the address of a channel or a package. Raises its exception where it cannot."""
+    from rattler import BuildString, PackageRecord, RepoDataRecord
+
+    record = PackageRecord("a", "1", BuildString("0"), 0, "linux-64")
+    RepoDataRecord(record, "a-1-0.conda", f"{url}linux-64/a-1-0.conda", url)
+
+
 def virtual_packages(virtual: dict[str, str]) -> list[GenericVirtualPackage]:
     """The virtual packages of a lock (``CondaLock.virtual``) as py-rattler's."""
     from rattler import BuildString, GenericVirtualPackage, PackageName, Version
