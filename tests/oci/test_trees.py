@@ -83,9 +83,9 @@ def test_what_cannot_be_removed_is_named_or_left(tmp_path):
 
 def test_a_folder_of_the_store_whose_process_died_is_swept_however_deep_it_is(tmp_path):
     with Store.open(tmp_path / "store") as store:
-        deep(store.root / "tmp/scratch-dead-0123")
+        deep(store.root / "tmp/scratch-dead-0123456789ab")
         store.sweep()
-        assert "scratch-dead-0123" not in os.listdir(store.root / "tmp")
+        assert "scratch-dead-0123456789ab" not in os.listdir(store.root / "tmp")
         with store.scratch("mine") as folder:
             deep(folder / "tree")
         assert not folder.exists()
@@ -96,7 +96,7 @@ def test_garbage_is_collected_and_roots_are_swept_however_deep_they_are(sandbox,
         deep(store.roots / ("0" * 64))
         freed = collect(store, Keep(), progress=SilentProgress(), remove_root=sandbox.remove)
         assert (freed.roots, os.listdir(store.roots)) == (1, [])
-        deep(store.roots / ".half.1234")
+        deep(store.roots / f".{'1' * 64}.01234567")
         blob = tmp_path / "layer"
         blob.write_bytes(bytes(1024))
         root = unpack_layer(
