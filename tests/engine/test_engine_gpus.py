@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import tinyimage
+from needed import need
 
 from envbuild.engine import Engine, ImageRef, RunCommand, Streams, detect
 from envbuild.engine.gpus import LIBRARY_FOLDER, Driver, find_driver, with_libraries
@@ -260,9 +260,7 @@ def ask(request: pytest.FixtureRequest, store: Store, machine: Path, tmp_path: P
     if request.param == "sandbox":
         engine: Engine = SandboxEngine(roots, {})
     else:
-        program = shutil.which(request.param, path="/usr/bin:/usr/sbin:/usr/local/bin")
-        assert program, f"the tests need {request.param}: apt-get install {request.param}"
-        engine = OciRuntime(Path(program), roots, {})
+        engine = OciRuntime(Path(need(request.param)), roots, {})
 
     def run(image: ImageRef, script: str, *, gpus: Gpus = "all") -> tuple[int, str]:
         engine.load(image, SilentProgress())
@@ -306,6 +304,19 @@ def test_an_image_without_ldconfig_has_the_path_alone(ask: Ask, make_image: Call
     status, said = ask(make_image(), f"echo $LD_LIBRARY_PATH; ls {LIBRARY_FOLDER}/libcuda.so; ls /{CACHE}")
     assert said.splitlines()[:2] == [LIBRARY_FOLDER, f"{LIBRARY_FOLDER}/libcuda.so"]
     assert status == 1
+
+
+def test_a_link_in_place_of_the_loaders_cache_is_not_followed_on_this_machine(
+    ask: Ask, store: Store, make_image: Callable[..., ImageRef], tmp_path: Path
+) -> None:
+    """The image's own ldconfig runs for the driver's sake, and may be anything."""
+    host = tmp_path / "host"
+    host.write_text("secret")
+    host.chmod(0o600)
+    script = f'#!/bin/sh\nbusybox ln -sf {host} "$5"\n'
+    image = make_image(tinyimage.tar_layer(store.layout, "hostile", {"sbin/ldconfig": script.encode()}))
+    assert ask(image, f"cat /{CACHE}")[0] == 1
+    assert (host.read_text(), host.stat().st_mode & 0o777) == ("secret", 0o600)
 
 
 def test_a_daemons_socket_is_one_in_the_container(
