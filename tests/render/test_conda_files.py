@@ -434,7 +434,7 @@ class TestCommands:
         assert done.returncode == Exit.INPUT
         assert "error[rendering-differs]" in done.stderr
         assert f"environment.yml:{at + 1}:\n" in done.stderr
-        assert f"\n-{new}\n+{old}\n" in done.stderr
+        assert f"\n  -{new}\n  +{old}\n" in done.stderr
         assert "hint: run `envbuild render ds-train:v2.7`" in done.stderr
         assert (tmp_path / "environment.yml").read_text() != files["environment.yml"]
 
