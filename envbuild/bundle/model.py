@@ -200,17 +200,21 @@ def read_index(folder: Path) -> Index:
     try:
         with bounded():
             index = msgspec.json.decode(data, type=Index)
+        _check_ref(index.ref)
         for name, document in (("manifest", index.manifest), ("config", index.config)):
             if of_bytes(document.text.encode()) != document.digest:
                 raise ValueError(f"the {name}'s text is not that of {document.digest}")
         _check_manifest(index)
     except ValueError as error:
         _refuse(path, str(error))
-    try:
-        parse_ref(index.ref)
-    except EnvbuildError:
-        _refuse(path, f"its ref {index.ref!r} is no reference to a recipe")
     return index
+
+
+def _check_ref(ref: str) -> None:
+    try:
+        parse_ref(ref)
+    except EnvbuildError:
+        raise ValueError(f"its ref {ref!r} is no reference to a recipe") from None
 
 
 def _check_manifest(index: Index) -> None:

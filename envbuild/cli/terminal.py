@@ -19,7 +19,8 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichBars
 from rich.text import Text
 
-from envbuild.errors import EnvbuildError
+from envbuild.errors import EnvbuildError, Exit
+from envbuild.oci.disk import is_full
 from envbuild.plain import json_text, visible
 from envbuild.progress import Progress, SilentProgress, Task
 
@@ -169,14 +170,16 @@ class Terminal:
             text: lines, each of which stays one whatever is in it; or a text whose own line ends stay.
         """
         shown = visible(text, lines=True) if isinstance(text, str) else "\n".join(map(visible, text))
-        self._out(self._json(value) if self.json else shown)
-        sys.stdout.flush()
+        with _to_stdout():
+            self._out(self._json(value) if self.json else shown)
+            sys.stdout.flush()
 
     def file(self, text: str) -> None:
         """Print a file's content as it is, in UTF-8 whatever the encoding of stdout."""
-        sys.stdout.flush()
-        sys.stdout.buffer.write(text.encode())
-        sys.stdout.buffer.flush()
+        with _to_stdout():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(text.encode())
+            sys.stdout.buffer.flush()
 
     def say(self, text: str) -> None:
         """A text with its lines for people, on stderr."""
@@ -206,6 +209,23 @@ class Terminal:
     @staticmethod
     def _out(text: str) -> None:
         sys.stdout.write(text + "\n")
+
+
+@contextmanager
+def _to_stdout() -> Iterator[None]:
+    """A full disk below stdout is told as what it is: the system names no file for a descriptor."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise EnvbuildError(
+            "disk-full",
+            f"standard output cannot be written: {error.strerror}",
+            where="stdout",
+            hint="free some space where the output goes, or write it elsewhere",
+            exit=Exit.ENGINE,
+        ) from error
 
 
 def _takes(text: str) -> bool:

@@ -227,7 +227,9 @@ def test_stdout_on_a_full_disk_is_one_error(cli: Cli, options: list[str], unbuff
             stderr=subprocess.PIPE,
             check=False,
         )
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"error[operating-system]: No space left on device\n")
+    assert done.returncode == 7
+    assert done.stderr.startswith(
+        b"error[disk-full]: standard output cannot be written: No space left on device\n   at: stdout\n"
+    )
     assert b"Exception" not in done.stderr
     assert b"Traceback" not in done.stderr

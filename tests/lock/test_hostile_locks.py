@@ -189,11 +189,15 @@ def test_an_index_page_that_is_none_gives_one_error(server: FaultyServer, http: 
     assert error.exit == Exit.NETWORK
 
 
-def test_a_hash_or_size_that_an_index_page_makes_up_is_none(server: FaultyServer, http: Http) -> None:
-    entry = {"filename": "x-1-py3-none-any.whl", "url": "u", "hashes": {"sha256": "/etc"}, "size": -1}
+@pytest.mark.parametrize("made_up", [{"hashes": {"sha256": "/etc"}}, {"size": -1}, {"size": 2**70}])
+def test_a_hash_or_size_that_no_file_has_makes_a_page_malformed(
+    server: FaultyServer, http: Http, made_up: dict[str, object]
+) -> None:
+    entry = {"filename": "x-1-py3-none-any.whl", "url": "u", **made_up}
     server.files["/simple/x/"] = json.dumps({"files": [entry]}).encode()
-    [file] = project("x", [f"{server.url}/simple"], http)
-    assert (file.sha256, file.size) == (None, None)
+    with pytest.raises(EnvbuildError) as caught:
+        project("x", [f"{server.url}/simple"], http)
+    assert caught.value.id == "index-malformed"
 
 
 @pytest.mark.parametrize(
