@@ -11,12 +11,10 @@ import os
 from collections.abc import Iterator, Sequence
 
 from envbuild.errors import EnvbuildError, Exit
-from envbuild.layers.format import FORMAT
 from envbuild.layers.members import Encoder, File, Folder, Splice, gathered
 from envbuild.layers.paths import normal
 from envbuild.layers.plainside import PlainSide, Worker
 from envbuild.layers.wheel import WheelPlan, WrittenFile
-from envbuild.oci import digest as digests
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
 from envbuild.progress import Progress
@@ -103,12 +101,6 @@ def write_known_layer(known: Layer, plans: Sequence[WheelPlan], layout: Layout, 
     except _OtherBytes:
         return False
     return True
-
-
-def wheel_layer_key(plans: Sequence[WheelPlan]) -> str:
-    """What the bytes of the layer depend on, as one hex digest: the key of its place in the cache."""
-    inputs = [[plan.file, plan.sha256] for plan in _ordered(plans)]
-    return digests.of_bytes(digests.canonical_json(["wheels", FORMAT, inputs])).removeprefix("sha256:")
 
 
 def check_conflicts(plans: Sequence[WheelPlan]) -> None:

@@ -20,7 +20,7 @@ from wheelmaker import DEFLATED, STORED, Entry, changed, deflated, wheel_entries
 
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.layers.format import FORMAT, SITE
-from envbuild.layers.splice import check_conflicts, layer_chunks, wheel_layer_key, write_wheel_layer
+from envbuild.layers.splice import check_conflicts, layer_chunks, write_wheel_layer
 from envbuild.layers.wheel import WheelPlan, plan_wheel
 from envbuild.oci.layer import Layer
 from envbuild.oci.layout import Layout
@@ -89,14 +89,6 @@ def test_the_wheels_order_place_name_and_time_do_not_matter(tmp_path: Path) -> N
     finally:
         os.umask(before)
     assert second == first
-    assert wheel_layer_key(moved) == wheel_layer_key(plans)
-
-
-def test_the_key_changes_with_any_wheel(tmp_path: Path) -> None:
-    plans = [wheel(tmp_path, "one"), wheel(tmp_path, "two")]
-    other = wheel(tmp_path, "two", sha256="1" * 64)
-    keys = {wheel_layer_key(plans), wheel_layer_key(plans[:1]), wheel_layer_key([plans[0], other])}
-    assert len(keys) == 3
 
 
 def test_wheels_of_one_layer_are_merged_and_a_shared_file_is_there_once(tmp_path: Path) -> None:
