@@ -61,8 +61,6 @@ def check_name(wheel: str, name: str) -> None:
         raise damaged(wheel, "wheel-name-ambiguous", f"entry {name!r} can be spelt in another way")
     if any(part.startswith(".wh.") for part in parts):
         raise damaged(wheel, "wheel-whiteout", f"entry {name!r} would delete a file of another layer")
-    if len(name.encode()) > 3072 or any(len(part.encode()) > 255 for part in parts):
-        raise damaged(wheel, "wheel-name-length", f"entry {name[:80]!r}… is longer than a file system takes")
     if reason := too_long(name.removesuffix("/")):
         raise damaged(wheel, "wheel-name-length", f"entry {name[:80]!r}… {reason}")
 

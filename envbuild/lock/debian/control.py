@@ -13,13 +13,11 @@ _RELATION = re.compile(
     r"(?P<name>[a-z0-9][a-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
     r" ?(?:\( ?(?P<operator><<|<=|=|>=|>>|<|>) ?(?P<version>[^\s)]+) ?\))? ?(?:\[[^]]*\])?"
 )
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _FORMS = {
     "package": re.compile(r"[a-z0-9][a-z0-9+.-]*"),
     "version": re.compile(r"[A-Za-z0-9.+~:-]+"),
     "filename": re.compile(r"(?!.*(^|/)\.{1,2}(/|$))[A-Za-z0-9._+~!%:-]+(/[A-Za-z0-9._+~!%:-]+)*"),
     "size": re.compile(r"[0-9]{1,18}"),
-    "sha256": _SHA256,
 }
 """What must be in a paragraph, and how (Debian Policy, 5.6.1 and 5.6.12)."""
 
@@ -83,10 +81,10 @@ def paragraphs(text: str) -> Iterator[dict[str, str]]:
 
 
 def packages(text: str, *, suite: str, component: str) -> Iterator[DebPackage]:
-    """The installable packages of a Packages index (amd64 and all).
+    """The installable packages of a Packages index (amd64 and all) that have a sha256.
 
     Raises:
-        ValueError: a package without a name, a version, a plain path, a size or a sha256.
+        ValueError: a package without a name, a version, a plain path or a size.
     """
     for fields in paragraphs(text):
         depends = ", ".join(fields[key] for key in ("pre-depends", "depends") if fields.get(key))

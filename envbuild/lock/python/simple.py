@@ -20,7 +20,6 @@ from envbuild.store import Http
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.1"
 _LIMIT = 128 << 20
 _PLAIN = re.compile(r"[A-Za-z0-9._+~!%-]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}", re.ASCII)
 
 
@@ -154,7 +153,7 @@ def _made(
         return None
     if urlsplit(url).scheme not in ("http", "https", "file"):
         raise ValueError(f"the address of {name} is not http, https or file")
-    if sha256 is not None and not _SHA256.fullmatch(sha256):
+    if sha256 is not None and not is_sha256(sha256):
         raise ValueError(f"the sha256 of {name} is {sha256[:80]!r}")
     if uploaded and not _TIME.match(uploaded):
         raise ValueError(f"the upload time of {name} is {uploaded[:80]!r}")
@@ -165,7 +164,7 @@ def _made(
     except ValueError:  # InvalidWheelFilename and its like are some; a version of 5,000 digits is another
         return None
     return ProjectFile(
-        name=name, url=url, version=version, sha256=sha256 if is_sha256(sha256) else None,
+        name=name, url=url, version=version, sha256=sha256,
         size=size if type(size) is int and size > 0 else None,
         uploaded=uploaded[:19] + "Z" if uploaded else None, yanked=yanked, metadata=metadata,
     )  # fmt: skip
