@@ -70,8 +70,8 @@ def deliver(order: Order, store: Store, sandbox: Sandbox, progress: Progress) ->
     """Take in what is there, prove every diff_id, and name the image once it is whole. Can run again at any time.
 
     Raises:
-        EnvbuildError: exit 2: no such folder, no bundle, disk full; exit 5: pieces missing or damaged, a far file
-            missing or other than the bundle expects, a layer that is not the image's.
+        EnvbuildError: exit 2: no such folder, no bundle; exit 5: pieces missing or damaged, a far file missing or
+            other than the bundle expects, a layer that is not the image's; exit 7: a full disk.
     """
     index = one_index(order.folders)
     found, missing = take_pieces(index, order.folders, store, keep=order.partial, progress=progress)

@@ -82,7 +82,7 @@ class _Commands(click.Group):
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 a bug, 2 usage, 3 recipe or lock, 4 network, 5 does not verify, "
-    "6 the gate refuses, 7 engine.",
+    "6 the gate refuses, 7 the engine, or a full disk.",
 )
 @click.version_option(__version__, prog_name="envbuild")
 @click.pass_context

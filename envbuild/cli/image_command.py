@@ -41,7 +41,7 @@ _DEBIAN, _NVIDIA = "debian", "nvidia"
     "--build-arg",
     "arguments",
     multiple=True,
-    metavar="NAME=IMAGE",
+    metavar="NAME=VALUE",
     help="With --builder docker: another image for BUILD_BASE, BASE or MICROMAMBA; another time of Ubuntu's "
     "archive, or none, for APT_SNAPSHOT (repeatable).",
 )

@@ -155,7 +155,7 @@ def _config(environ: Mapping[str, str]) -> dict[str, str]:
         if "\0" in text:
             raise EnvbuildError(
                 "bad-config",
-                f"{key} is no usable text",
+                f"{key} is not a usable value: it has a NUL, or is too long a number",
                 where=str(path),
                 hint=f'write {key} = "…"',
                 exit=Exit.USAGE,

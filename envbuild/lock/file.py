@@ -135,7 +135,7 @@ def _layer_problems(layers: Iterable[Layer]) -> Iterator[str]:
     for position, layer in enumerate(layers):
         where = f"$.image.layers[{position}]"
         if not layer.name.isprintable() or not all(_NAME.fullmatch(name) for name in layer.artifacts):
-            yield f"{where} has a name that is none: {json.dumps([layer.name, *layer.artifacts])[:120]}"
+            yield f"{where} has an invalid name: {json.dumps([layer.name, *layer.artifacts])[:120]}"
         if not is_digest(layer.digest) or not is_digest(layer.diff_id):
             yield f"{where} has a digest that is not a sha256 digest"
         if layer.size <= 0:

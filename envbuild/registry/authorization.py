@@ -106,7 +106,9 @@ class Authorization:
         try:
             parts = urlsplit(joined(realm, ""))
         except Fault as fault:
-            raise _not_allowed(f"asks for a token at a place that is none: it {fault}", scopes) from fault
+            raise _not_allowed(
+                f"asks for a token at an address that cannot be used: it {fault}", scopes
+            ) from fault
         plain = parts.scheme == "http" and speaks_plain(parts.netloc, self._environ)
         if scheme != "bearer" or not (parts.scheme == "https" or plain):
             raise _not_allowed("asks for a way to log in that is not known or not safe", scopes)

@@ -153,7 +153,7 @@ def _from_entry(entry: Mapping[str, object], path: Path, account: str) -> Creden
 def _from_helper(helper: str, account: str, environ: Mapping[str, str], path: Path) -> Credentials | None:
     """Ask ``docker-credential-<helper>`` (docker-credential-helpers, "get")."""
     if not _HELPER.fullmatch(helper):
-        raise _bad_config(path, f"names {helper[:80]!r}, which is no name of a credential helper")
+        raise _bad_config(path, f"names {helper[:80]!r}, which is not the name of a credential helper")
     command = f"docker-credential-{helper}"
     try:
         done = subprocess.run(
