@@ -7,9 +7,11 @@ import io
 import json
 import os
 import re
+import stat
 import zlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -123,12 +125,18 @@ def walk(folder: Path) -> list[tuple[str, int]]:
     Names that are not UTF-8 are left out: no document can name them.
     """
     found = []
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if path.is_file() and not path.is_symlink() and _is_utf8(str(path.relative_to(folder))):
-                found.append((str(path.relative_to(folder)), path.stat().st_size))
+    pending = [folder]
+    while pending:  # os.walk calls itself for each folder
+        parent = pending.pop()
+        below: list[tuple[Path, os.stat_result]] = []
+        with suppress(OSError):  # a folder that cannot be listed has nothing to offer
+            for path in sorted(parent.iterdir()):
+                below.append((path, path.lstat()))
+        for path, status in below:
+            name = str(path.relative_to(folder))
+            if stat.S_ISREG(status.st_mode) and _is_utf8(name):
+                found.append((name, status.st_size))
+        pending += [path for path, status in reversed(below) if stat.S_ISDIR(status.st_mode)]
     return found
 
 

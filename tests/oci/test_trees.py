@@ -7,6 +7,7 @@ import stat
 
 import pytest
 
+from envbuild.bundle.far import walk as far_files
 from envbuild.difference.lister import operators
 from envbuild.environment.prefix import claim, empty
 from envbuild.environment.steps import seal
@@ -190,3 +191,9 @@ def test_a_folder_is_reached_without_a_link_on_the_way(tmp_path):
     for path in ("a/link", "a/b/file", "a/none"):
         with pytest.raises(OSError, match=r"."), folder_below(tmp_path, path):
             pass
+
+
+def test_what_the_far_machine_has_is_listed_however_deep_it_lies(tmp_path):
+    top = deep(tmp_path / "far")
+    found = [name for name, _ in far_files(top)]
+    assert found == ["d/" * count + "file" for count in range(1, LEVELS + 1)]
