@@ -6,7 +6,6 @@ import importlib
 import io
 import os
 import sys
-import tempfile
 from collections.abc import Callable
 
 import click
@@ -146,8 +145,15 @@ _ROOM = "free some space, or name another folder for temporary files with TMPDIR
 
 def _from_os(error: OSError) -> EnvbuildError:
     where = str(error.filename) if error.filename else None
+    if is_full(error) and where:
+        return disk_full(where, error.strerror, hint=_ROOM)
     if is_full(error):
-        return disk_full(where or tempfile.gettempdir(), error.strerror, hint=_ROOM)
+        return EnvbuildError(
+            "disk-full",
+            f"{error.strerror}; the system does not say where",
+            hint="`df -h` shows which disk is full; free some space there, then run the command again",
+            exit=Exit.ENGINE,
+        )
     if _NO_TEMPORARY in str(error):  # of folders that are full, Python says so
         return disk_full("/tmp", "no folder takes temporary files", hint=_ROOM)  # noqa: S108  # it is only named
     return EnvbuildError(
