@@ -27,6 +27,8 @@ MAX_WINDOW: Final = 29
 _INDEX_LIMIT = 16 << 20
 _PLAN_LIMIT = 64 << 20
 """Bytes of the plan's JSON: 16,000 far files take some 3 MB."""
+_IMAGE_LIMIT = 1 << 42
+"""Bytes of all layers: patches that are named again and again cost time for each of their frames."""
 _FRAME_LIMIT = 2 * CHUNK
 _DICTIONARY_LIMIT = 1024
 """Blocks of a frame's dictionary: packing takes 400 at most."""
@@ -255,14 +257,16 @@ def _check_plan(plan: Plan, index: Index) -> None:
         _check_patch(patch, f"patch {number}", len(plan.far))
     sizes = {FAR: [file.size for file in plan.far], PATCH: [patch.size for patch in plan.patches]}
     end = sum(piece.size for piece in index.pieces)
+    if sum(layer.size for layer in plan.layers) > _IMAGE_LIMIT:
+        raise ValueError(f"its layers have more than {_IMAGE_LIMIT} bytes")
     for layer in plan.layers:
         if any(kind != LITERAL and n >= len(sizes.get(kind, ())) for kind, n in layer.parts):
             raise ValueError(f"the parts of layer {layer.diff_id} name what it does not have")
-        if any(stop > end for _, stop in plan.spans(layer)):
-            raise ValueError("it names bytes or files that it does not have")
         total = sum(n if kind == LITERAL else sizes[kind][n] for kind, n in layer.parts)
         if total != layer.size:
             raise ValueError(f"the parts of layer {layer.diff_id} have {total} bytes, not {layer.size}")
+        if any(stop > end for _, stop in plan.spans(layer)):
+            raise ValueError("it names bytes or files that it does not have")
 
 
 def _check_patch(patch: Patch, where: str, far: int) -> None:
