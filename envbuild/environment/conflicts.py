@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -133,19 +134,20 @@ class _Tree:
                 if folder in folders:
                     break
                 folders[folder] = package
+        ordered = sorted(self.found)
         for folder in sorted(folders.keys() & self.found.keys()):
             owner, above = self.found[folder]
             if above.kind == "folder":
                 continue
             if above.kind != "link":
                 raise _conflict(folder, owner, folders[folder], "a file and a folder")
-            self._check_below(folder, owner, above)
+            below = ordered[bisect_left(ordered, f"{folder}/") : bisect_left(ordered, f"{folder}0")]
+            self._check_below(folder, owner, above, below)  # "0" follows "/"
 
-    def _check_below(self, folder: str, owner: CondaPackage, link: Brought) -> None:
+    def _check_below(self, folder: str, owner: CondaPackage, link: Brought, below: Iterable[str]) -> None:
         """What is linked below a link is written where the link leads: that must be a folder of the prefix."""
-        for path, (package, item) in self.found.items():
-            if not path.startswith(f"{folder}/"):
-                continue
+        for path in below:
+            package, item = self.found[path]
             place = self._real(path)
             if place is None:
                 try:

@@ -22,6 +22,7 @@ import zstandard
 
 from envbuild.environment.prefix import UNFINISHED
 from envbuild.lock import CondaPackage
+from envbuild.oci.tar_reader import entries
 
 LONGEST, LONGEST_NAME, DEEPEST = 2048, 255, 128
 """Bytes of a path in the prefix and of each of its names, and how many names it has, at most."""
@@ -117,7 +118,9 @@ def link_targets(package: CondaPackage, file: Path) -> Mapping[str, str]:
         Damaged: the file is no such package.
     """
     with _readable(), _tar(file, package.file, "pkg-") as archive:
-        return {entry.name.removeprefix("./"): entry.linkname for entry in archive if entry.issym()}
+        return {
+            entry.name.removeprefix("./"): entry.linkname for entry, _ in entries(archive) if entry.issym()
+        }
 
 
 def twin_of(path: str) -> str:
@@ -139,12 +142,11 @@ def _readable() -> Iterator[None]:
 def _info(file: Path, name: str, wanted: set[str]) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     with _tar(file, name, "info-") as archive:
-        for entry in archive:
+        for entry, content in entries(archive):
             own = entry.name.removeprefix("./")
-            if own not in wanted or not entry.isreg():
+            if own not in wanted or content is None:
                 continue
-            content = archive.extractfile(entry)
-            if entry.size > _INFO_LIMIT or content is None:
+            if entry.size > _INFO_LIMIT:
                 raise ValueError(f"{own} has {entry.size} bytes")
             found[own] = content.read()
             if len(found) == len(wanted):
@@ -153,11 +155,11 @@ def _info(file: Path, name: str, wanted: set[str]) -> Mapping[str, bytes]:
 
 
 @contextmanager
-def _tar(file: Path, name: str, part: str) -> Iterator[tarfile.TarFile]:
+def _tar(file: Path, name: str, part: str) -> Iterator[IO[bytes]]:
     """A package's tar as a stream: the part ``info-`` or ``pkg-`` of a .conda, or the one of a .tar.bz2."""
     if name.endswith(".tar.bz2"):
-        with bz2.open(file) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
-            yield archive
+        with bz2.open(file) as plain:
+            yield cast("IO[bytes]", plain)
         return
     with zipfile.ZipFile(file) as container:
         members = [
@@ -167,10 +169,7 @@ def _tar(file: Path, name: str, part: str) -> Iterator[tarfile.TarFile]:
             raise ValueError(f"it has {len(members)} parts {part}*.tar.zst")
         with container.open(members[0]) as packed:
             reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", io.BufferedReader(reader, 1 << 18)), mode="r|"
-            ) as archive:
-                yield archive
+            yield cast("IO[bytes]", io.BufferedReader(reader, 1 << 18))
 
 
 def _placed(item: _Path, package: CondaPackage, site: str) -> Brought:

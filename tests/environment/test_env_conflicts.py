@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -135,13 +136,49 @@ def test_a_damaged_list_of_paths_is_refused_by_name(world: World, listed: bytes)
     assert (error.id, error.exit, error.where) == ("link-failed", Exit.VERIFY, "twin-1-0.conda")
 
 
+def test_links_with_something_below_each_are_looked_at_once(world: World) -> None:
+    paths = [
+        {"_path": f"l{number}{below}", "path_type": kind, "sha256": "ab" * 32}
+        for number in range(10_000)
+        for below, kind in (("", "softlink"), ("/f", "hardlink"))
+    ]
+    paths.reverse()
+    links = {f"l{number}": f"f{number}" for number in range(10_000)}
+    info = {"info/paths.json": json.dumps({"paths": [*paths, {"_path": "l9999/g"}]}).encode()}
+    links["l9999"] = "/etc"
+    data = _packed(info, links)
+    started = time.process_time()
+    error = refused(world, Package(name="twin", version="1"), data)
+    assert error.id == "package-hostile"
+    assert time.process_time() - started < 8
+
+
+def test_a_header_that_inflates_without_end_is_not_read(world: World) -> None:
+    stream = io.BytesIO()
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 300 << 20
+    stream.write(member.tobuf() + bytes(300 << 20))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as container:
+        container.writestr("info-twin-1-0.tar.zst", zstandard.compress(stream.getvalue()))
+    error = refused(world, Package(name="twin", version="1"), out.getvalue())
+    assert (error.id, "claims" in error.message) == ("link-failed", True)
+
+
 def _listing(path: str) -> bytes:
     """A package whose list names ``path``."""
     entry = {"_path": path, "path_type": "hardlink", "sha256": "ab" * 32, "size_in_bytes": 1}
     return _packed({"info/paths.json": json.dumps({"paths_version": 1, "paths": [entry]}).encode()})
 
 
-def _packed(info: dict[str, bytes]) -> bytes:
+def _packed(info: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    """A package of ``info`` and of symbolic links by their targets."""
+    linked = io.BytesIO()
+    with tarfile.open(fileobj=linked, mode="w") as archive:
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in info.items():
@@ -152,4 +189,5 @@ def _packed(info: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(out, "w") as container:
         container.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
         container.writestr("info-twin-1-0.tar.zst", zstandard.compress(stream.getvalue()))
+        container.writestr("pkg-twin-1-0.tar.zst", zstandard.compress(linked.getvalue()))
     return out.getvalue()
