@@ -27,6 +27,8 @@ MAX_WINDOW: Final = 29
 _INDEX_LIMIT = 16 << 20
 _PLAN_LIMIT = 64 << 20
 """Bytes of the plan's JSON: 16,000 far files take some 3 MB."""
+_DOCUMENT_LIMIT = 4 << 20
+"""Bytes of a manifest or config: what `gc` and registries read of one."""
 _IMAGE_LIMIT = 1 << 42
 """Bytes of all layers: patches that are named again and again cost time for each of their frames."""
 _FRAME_LIMIT = 2 * CHUNK
@@ -203,6 +205,8 @@ def read_index(folder: Path) -> Index:
         with bounded():
             index = msgspec.json.decode(data, type=Index)
         for name, document in (("manifest", index.manifest), ("config", index.config)):
+            if len(document.text.encode()) > _DOCUMENT_LIMIT:
+                raise ValueError(f"the {name} has more than {_DOCUMENT_LIMIT} bytes")
             if of_bytes(document.text.encode()) != document.digest:
                 raise ValueError(f"the {name}'s text is not that of {document.digest}")
         _check_manifest(index)

@@ -208,6 +208,17 @@ def test_a_plan_that_inflates_without_end_is_not_inflated(world: World, tmp_path
     assert "more than" in error.message
 
 
+def test_a_manifest_that_is_too_large_to_be_read_again_is_refused(world: World, tmp_path: Path) -> None:
+    config = config_of(of_bytes(b"x"))
+    manifest = document(manifest_of(config, 1)["text"].encode() + b" " * (4 << 20))
+    error = refused(
+        "bad-bundle",
+        Exit.VERIFY,
+        lambda: take(world, write_bundle(tmp_path / "b", of_bytes(b"x"), manifest=manifest)),
+    )
+    assert "the manifest has more than" in error.message
+
+
 def test_a_window_that_no_plan_needs_is_refused(world: World, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b", of_bytes(b"x"))
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
