@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import posixpath
 import re
 import struct
 import tarfile
@@ -117,10 +118,18 @@ def link_targets(package: CondaPackage, file: Path) -> Mapping[str, str]:
     Raises:
         Damaged: the file is no such package.
     """
+    found: dict[str, str] = {}
+    names: set[str] = set()
     with _readable(), _tar(file, package.file, "pkg-") as archive:
-        return {
-            entry.name.removeprefix("./"): entry.linkname for entry, _ in entries(archive) if entry.issym()
-        }
+        for entry, _ in entries(archive):
+            name = posixpath.normpath(entry.name).lstrip("/")
+            linked = entry.issym() or entry.islnk() or name in found
+            if name in names and linked:  # one of them is what will be there: which, depends on who unpacks
+                raise ValueError(f"it has {name[:200]!r} twice")
+            names.add(name)
+            if entry.issym():
+                found[name] = entry.linkname
+    return found
 
 
 def twin_of(path: str) -> str:

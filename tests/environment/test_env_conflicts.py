@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
 import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,6 +120,34 @@ def test_a_file_below_a_link_counts_where_the_link_leads(world: World) -> None:
     assert (error.id, "'share/small/word'" in error.message) == ("package-conflict", True)
 
 
+@pytest.mark.parametrize("place", ["below a link", "a link that is copied"])
+def test_a_file_of_this_machine_does_not_come_into_the_environment(world: World, place: str) -> None:
+    """A link that the package has and does not list is followed where what it lists is taken out of it."""
+    host = world.folder / "host"
+    host.mkdir()
+    (host / "f").write_text("secret /a/placeholder")
+    sha256 = hashlib.sha256((host / "f").read_bytes()).hexdigest()
+    entry: dict[str, object] = {"path_type": "hardlink", "sha256": sha256, "size_in_bytes": 21}
+    if place == "below a link":
+        entry |= {"_path": "zl/f"}
+        links = {"zl": str(host)}
+    else:
+        entry |= {"_path": "g", "prefix_placeholder": "/a/placeholder", "file_mode": "text"}
+        links = {"g": str(host / "f")}
+    data = _packed(_info(entry), links)
+    error = refused(world, Package(name="twin", version="1"), data)
+    assert (error.id, "leads out of the package" in error.message) == ("package-hostile", True)
+    assert (host / "f").stat().st_nlink == 1
+
+
+def test_a_link_that_is_there_twice_is_no_link(world: World) -> None:
+    """Which of two targets counts depends on who unpacks: the one that was looked at may not be."""
+    links = {"zl": "share/small", "././zl": "../host"}
+    paths = [{"_path": "zl", "path_type": "softlink"}, {"_path": "zl/f", "sha256": "ab" * 32}]
+    error = refused(world, Package(name="twin", version="1"), _packed(_info(*paths), links))
+    assert (error.id, "twice" in error.message) == ("link-failed", True)
+
+
 def test_links_to_what_every_machine_has_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "env/lib").mkdir(parents=True)
     (tmp_path / "env/mtab").symlink_to("/proc/mounts")
@@ -169,6 +199,15 @@ def _listing(path: str) -> bytes:
     """A package whose list names ``path``."""
     entry = {"_path": path, "path_type": "hardlink", "sha256": "ab" * 32, "size_in_bytes": 1}
     return _packed({"info/paths.json": json.dumps({"paths_version": 1, "paths": [entry]}).encode()})
+
+
+def _info(*paths: Mapping[str, object]) -> dict[str, bytes]:
+    index = {"name": "twin", "version": "1", "build": "0", "build_number": 0, "subdir": "linux-64"}
+    listed = {"paths_version": 1, "paths": paths}
+    return {
+        "info/index.json": json.dumps({**index, "depends": []}).encode(),
+        "info/paths.json": json.dumps(listed).encode(),
+    }
 
 
 def _packed(info: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
