@@ -27,6 +27,10 @@ MAX_WINDOW: Final = 29
 _INDEX_LIMIT = 16 << 20
 _PLAN_LIMIT = 64 << 20
 """Bytes of the plan's JSON: 16,000 far files take some 3 MB."""
+_DOCUMENT_LIMIT = 4 << 20
+"""Bytes of a manifest or config: what `gc` and registries read of one."""
+_IMAGE_LIMIT = 1 << 42
+"""Bytes of all layers: patches that are named again and again cost time for each of their frames."""
 _FRAME_LIMIT = 2 * CHUNK
 _DICTIONARY_LIMIT = 1024
 """Blocks of a frame's dictionary: packing takes 400 at most."""
@@ -202,6 +206,8 @@ def read_index(folder: Path) -> Index:
             index = msgspec.json.decode(data, type=Index)
         _check_ref(index.ref)
         for name, document in (("manifest", index.manifest), ("config", index.config)):
+            if len(document.text.encode()) > _DOCUMENT_LIMIT:
+                raise ValueError(f"the {name} has more than {_DOCUMENT_LIMIT} bytes")
             if of_bytes(document.text.encode()) != document.digest:
                 raise ValueError(f"the {name}'s text is not that of {document.digest}")
         _check_manifest(index)
@@ -259,14 +265,16 @@ def _check_plan(plan: Plan, index: Index) -> None:
         _check_patch(patch, f"patch {number}", len(plan.far))
     sizes = {FAR: [file.size for file in plan.far], PATCH: [patch.size for patch in plan.patches]}
     end = sum(piece.size for piece in index.pieces)
+    if sum(layer.size for layer in plan.layers) > _IMAGE_LIMIT:
+        raise ValueError(f"its layers have more than {_IMAGE_LIMIT} bytes")
     for layer in plan.layers:
         if any(kind != LITERAL and n >= len(sizes.get(kind, ())) for kind, n in layer.parts):
             raise ValueError(f"the parts of layer {layer.diff_id} name what it does not have")
-        if any(stop > end for _, stop in plan.spans(layer)):
-            raise ValueError("it names bytes or files that it does not have")
         total = sum(n if kind == LITERAL else sizes[kind][n] for kind, n in layer.parts)
         if total != layer.size:
             raise ValueError(f"the parts of layer {layer.diff_id} have {total} bytes, not {layer.size}")
+        if any(stop > end for _, stop in plan.spans(layer)):
+            raise ValueError("it names bytes or files that it does not have")
 
 
 def _check_patch(patch: Patch, where: str, far: int) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping
+import stat
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from envbuild.environment.contents import Brought, Damaged, Hostile, brought, li
 from envbuild.errors import EnvbuildError, Exit
 from envbuild.lock import CondaLock, CondaPackage
 from envbuild.oci.digest import of_file
+from envbuild.oci.trees import walk
 from envbuild.progress import Progress
 from envbuild.store import Store
 
@@ -20,8 +23,10 @@ _SYSTEM = ("/proc/", "/dev/")
 """What links of packages may name outside of the prefix: every machine has its own (``etc/mtab``)."""
 
 
-def check_packages(lock: CondaLock, store: Store, progress: Progress) -> None:
-    """Look into every package of the lock, which the store has, before any is linked.
+def check_packages(
+    lock: CondaLock, store: Store, progress: Progress
+) -> list[tuple[CondaPackage, list[Brought]]]:
+    """Look into every package of the lock, which the store has, before any is linked; gives what each brings.
 
     The same file may come with several packages. Different ones under one path, which conda warns of
     (``ClobberWarning``) and then links one of, are refused.
@@ -32,17 +37,42 @@ def check_packages(lock: CondaLock, store: Store, progress: Progress) -> None:
     """
     python = next((item for item in lock.packages if item.name == "python"), None)
     tree = _Tree(store=store)
+    listed = []
     with progress.task("look into packages", total=len(lock.packages), unit="packages") as task:
         for package in lock.packages:
             file = store.artifact(package.sha256)
             try:
-                tree.add(package, brought(package, file, _site(python)))
+                listed.append((package, brought(package, file, _site(python))))
+                tree.add(*listed[-1])
             except Damaged as error:
                 raise unreadable(package, store, str(error)) from None
             except Hostile as error:
                 raise _hostile(package, str(error)) from None
             task.advance(1)
         tree.check()
+    return listed
+
+
+def check_unpacked(listed: Iterable[tuple[CondaPackage, list[Brought]]], unpacked: Path) -> None:
+    """Refuse a package of which a listed file was taken from outside of it, through a link that it does not list.
+
+    Args:
+        listed: what each package says that it brings.
+        unpacked: the folder of the unpacked packages.
+
+    Raises:
+        EnvbuildError: exit 5, ``package-hostile``.
+    """
+    for package, items in listed:
+        folder = unpacked / package.file.removesuffix(".conda").removesuffix(".tar.bz2")
+        root, real = str(folder), os.path.realpath(folder)
+        links = {path for path, found in walk(root) if stat.S_ISLNK(found.st_mode)}
+        for item in items:
+            if not links.intersection((item.stored, *_parents(item.stored))) or item.kind == "command":
+                continue
+            source = item.stored if item.kind == "file" else posixpath.dirname(item.stored)
+            if not f"{os.path.realpath(f'{root}/{source}')}/".startswith(f"{real}/"):
+                raise _hostile(package, f"{item.stored!r} leads out of the package through a link")
 
 
 def check_links(prefix: Path, left_out: Path) -> None:
@@ -122,7 +152,10 @@ class _Tree:
 
     def _target(self, package: CondaPackage, item: Brought) -> str | None:
         if package.name not in self.targets:
-            self.targets[package.name] = link_targets(package, self.store.artifact(package.sha256))
+            try:
+                self.targets[package.name] = link_targets(package, self.store.artifact(package.sha256))
+            except Damaged as error:
+                raise unreadable(package, self.store, str(error)) from None
         return self.targets[package.name].get(item.stored)
 
     def check(self) -> None:
@@ -133,25 +166,23 @@ class _Tree:
                 if folder in folders:
                     break
                 folders[folder] = package
+        ordered = sorted(self.found)
         for folder in sorted(folders.keys() & self.found.keys()):
             owner, above = self.found[folder]
             if above.kind == "folder":
                 continue
             if above.kind != "link":
                 raise _conflict(folder, owner, folders[folder], "a file and a folder")
-            self._check_below(folder, owner, above)
+            below = ordered[bisect_left(ordered, f"{folder}/") : bisect_left(ordered, f"{folder}0")]
+            self._check_below(folder, owner, above, below)  # "0" follows "/"
 
-    def _check_below(self, folder: str, owner: CondaPackage, link: Brought) -> None:
+    def _check_below(self, folder: str, owner: CondaPackage, link: Brought, below: Iterable[str]) -> None:
         """What is linked below a link is written where the link leads: that must be a folder of the prefix."""
-        for path, (package, item) in self.found.items():
-            if not path.startswith(f"{folder}/"):
-                continue
+        for path in below:
+            package, item = self.found[path]
             place = self._real(path)
             if place is None:
-                try:
-                    target = self._target(owner, link)
-                except Damaged as error:
-                    raise unreadable(owner, self.store, str(error)) from None
+                target = self._target(owner, link)
                 raise _hostile(
                     owner,
                     f"{folder} is a link to {target!r}, and {package.file} would be written through it: {path!r}",

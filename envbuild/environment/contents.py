@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import io
 import lzma
+import posixpath
 import re
 import struct
 import tarfile
@@ -22,6 +23,7 @@ import zstandard
 
 from envbuild.environment.prefix import UNFINISHED
 from envbuild.lock import CondaPackage
+from envbuild.oci.tar_reader import entries
 
 LONGEST, LONGEST_NAME, DEEPEST = 2048, 255, 128
 """Bytes of a path in the prefix and of each of its names, and how many names it has, at most."""
@@ -116,8 +118,18 @@ def link_targets(package: CondaPackage, file: Path) -> Mapping[str, str]:
     Raises:
         Damaged: the file is no such package.
     """
+    found: dict[str, str] = {}
+    names: set[str] = set()
     with _readable(), _tar(file, package.file, "pkg-") as archive:
-        return {entry.name.removeprefix("./"): entry.linkname for entry in archive if entry.issym()}
+        for entry, _ in entries(archive):
+            name = posixpath.normpath(entry.name).lstrip("/")
+            linked = entry.issym() or entry.islnk() or name in found
+            if name in names and linked:  # one of them is what will be there: which, depends on who unpacks
+                raise ValueError(f"it has {name[:200]!r} twice")
+            names.add(name)
+            if entry.issym():
+                found[name] = entry.linkname
+    return found
 
 
 def twin_of(path: str) -> str:
@@ -139,12 +151,11 @@ def _readable() -> Iterator[None]:
 def _info(file: Path, name: str, wanted: set[str]) -> Mapping[str, bytes]:
     found: dict[str, bytes] = {}
     with _tar(file, name, "info-") as archive:
-        for entry in archive:
+        for entry, content in entries(archive):
             own = entry.name.removeprefix("./")
-            if own not in wanted or not entry.isreg():
+            if own not in wanted or content is None:
                 continue
-            content = archive.extractfile(entry)
-            if entry.size > _INFO_LIMIT or content is None:
+            if entry.size > _INFO_LIMIT:
                 raise ValueError(f"{own} has {entry.size} bytes")
             found[own] = content.read()
             if len(found) == len(wanted):
@@ -153,11 +164,11 @@ def _info(file: Path, name: str, wanted: set[str]) -> Mapping[str, bytes]:
 
 
 @contextmanager
-def _tar(file: Path, name: str, part: str) -> Iterator[tarfile.TarFile]:
+def _tar(file: Path, name: str, part: str) -> Iterator[IO[bytes]]:
     """A package's tar as a stream: the part ``info-`` or ``pkg-`` of a .conda, or the one of a .tar.bz2."""
     if name.endswith(".tar.bz2"):
-        with bz2.open(file) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
-            yield archive
+        with bz2.open(file) as plain:
+            yield cast("IO[bytes]", plain)
         return
     with zipfile.ZipFile(file) as container:
         members = [
@@ -167,10 +178,7 @@ def _tar(file: Path, name: str, part: str) -> Iterator[tarfile.TarFile]:
             raise ValueError(f"it has {len(members)} parts {part}*.tar.zst")
         with container.open(members[0]) as packed:
             reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
-            with tarfile.open(
-                fileobj=cast("IO[bytes]", io.BufferedReader(reader, 1 << 18)), mode="r|"
-            ) as archive:
-                yield archive
+            yield cast("IO[bytes]", io.BufferedReader(reader, 1 << 18))
 
 
 def _placed(item: _Path, package: CondaPackage, site: str) -> Brought:

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envbuild.environment import steps
-from envbuild.environment.conflicts import check_links, check_packages
+from envbuild.environment.conflicts import check_links, check_packages, check_unpacked
+from envbuild.environment.contents import Brought
 from envbuild.environment.prefix import Claim, claim, prefix_error, refuse_taken
 from envbuild.environment.records import link_scripts, write_history, write_records
 from envbuild.errors import EnvbuildError
-from envbuild.lock import CondaLock, Indexes, sources_for
+from envbuild.lock import CondaLock, CondaPackage, Indexes, sources_for
 from envbuild.lock.conda.channels import CondaChannels
 from envbuild.lock.conda.sources import conda_environ, wanted_packages
 from envbuild.progress import Progress
@@ -56,11 +57,11 @@ def create(lock: CondaLock, prefix: Path, means: Means) -> Created:
     refuse_taken(prefix)
     with _timed(seconds, "fetch"):
         fetched = _fetch(lock, means)
-        check_packages(lock, means.store, means.progress)
+        listed = check_packages(lock, means.store, means.progress)
     claimed = claim(prefix, means.progress)
     try:
         with _prefix_guarded(prefix):
-            notes = _fill(claimed, lock, means, seconds)
+            notes = _fill(claimed, lock, listed, means, seconds)
     except BaseException:
         claimed.give_up()
         raise
@@ -79,9 +80,16 @@ def size_to_fetch(lock: CondaLock, store: Store) -> int:
     return sum(size for sha256, size in sizes.items() if not store.has(sha256, size))
 
 
-def _fill(claimed: Claim, lock: CondaLock, means: Means, seconds: dict[str, float]) -> tuple[str, ...]:
+def _fill(
+    claimed: Claim,
+    lock: CondaLock,
+    listed: list[tuple[CondaPackage, list[Brought]]],
+    means: Means,
+    seconds: dict[str, float],
+) -> tuple[str, ...]:
     with _timed(seconds, "link"):
         steps.link(claimed, lock, means.store, means.progress)
+        check_unpacked(listed, claimed.work / "packages")
         check_links(claimed.path, claimed.work)
     with _timed(seconds, "byte code"):
         compiled = steps.byte_code(claimed, lock, means.jobs, means.progress)

@@ -13,6 +13,7 @@ from tempfile import TemporaryFile
 
 from envbuild.engine.model import Engine, Gpus, ImageRef, Mount, RunCommand, Streams
 from envbuild.errors import EnvbuildError, Exit
+from envbuild.gate.envelope import LARGEST
 from envbuild.gate.report import Report, parse_report
 from envbuild.layers.format import VENV
 from envbuild.progress import Progress
@@ -20,6 +21,8 @@ from envbuild.smoke import fingerprint as suite_files
 from envbuild.smoke.__main__ import STATUS
 from envbuild.smoke.checks import applicable
 from envbuild.smoke.model import Expectations
+
+_LONGEST_LINE = 1 << 16
 
 TARGET = "/run/envbuild-suite"
 """Where the container sees the suite."""
@@ -93,7 +96,7 @@ def run_suite(
             streams = Streams(stdin=nothing.fileno(), stdout=out.fileno(), stderr=stderr)
             status = _run(engine, image, command, streams)
         out.seek(0)
-        data = out.read()
+        data = out.read(LARGEST)  # what is cut there is no report
     if not data.strip():
         raise EnvbuildError(
             "suite-without-report",
@@ -156,6 +159,12 @@ def _had_variables(report: Report, passed: Mapping[str, str], *, where: str) -> 
         )
 
 
+def _inner(line: str) -> str:
+    """A line from the container: indented, unless it looks like the suite's. None looks like envbuild's own."""
+    suites = ("[", " ", *(f"{outcome}: " for outcome in STATUS))
+    return line if line.startswith(suites) else f"  {line}"
+
+
 @contextmanager
 def _lines_to(progress: Progress) -> Iterator[int]:
     """A file descriptor whose lines become notes."""
@@ -163,8 +172,8 @@ def _lines_to(progress: Progress) -> Iterator[int]:
 
     def pump() -> None:
         with os.fdopen(reading, "r", errors="replace") as stream:
-            for line in stream:
-                progress.note(line.rstrip())
+            while line := stream.readline(_LONGEST_LINE):
+                progress.note(_inner(line.rstrip()))
 
     thread = threading.Thread(target=pump, daemon=True)
     thread.start()

@@ -147,18 +147,18 @@ def _decompressed(stream: io.BufferedReader, member: str) -> Any:
 
 def _fields(text: str) -> dict[str, str]:
     """The first paragraph of a control file (Debian Policy, 5.1); continuation lines are joined."""
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     last = ""
     for line in text.splitlines():
         if not line.strip():
             break
         if line[0] in " \t":
             if last:
-                fields[last] += " " + line.strip()
+                fields[last].append(line.strip())
         elif match := _FIELD.match(line):
             last = match[1]
-            fields[last] = match[2].strip()
-    return fields
+            fields[last] = [match[2].strip()]
+    return {name: " ".join(lines) for name, lines in fields.items()}
 
 
 def essential(debs: Sequence[Deb]) -> list[Deb]:

@@ -165,15 +165,16 @@ def _extend(extended: _Extended, everywhere: dict[str, str], header: tarfile.Tar
 def _records(data: bytes) -> dict[str, str]:
     """The records of a pax header: ``length keyword=value`` and a newline, where the length counts all of it."""
     found = {}
-    while data.strip(b"\0"):
-        digits, space, _ = data[:21].partition(b" ")
-        length = int(digits) if digits.isdigit() else 0
-        record = data[len(digits) + 1 : length]
+    at, end = 0, len(data.rstrip(b"\0"))
+    while at < end:
+        digits, space, _ = data[at : at + 21].partition(b" ")
+        stop = at + (int(digits) if digits.isdigit() else 0)
+        record = data[at + len(digits) + 1 : stop]
         keyword, equals, value = record.partition(b"=")
-        if not space or not keyword or not equals or length > len(data) or not value.endswith(b"\n"):
+        if not space or not keyword or not equals or stop > len(data) or not value.endswith(b"\n"):
             raise tarfile.ReadError("a record of a pax header is damaged")
         found[_text(keyword)] = _text(value[:-1])
-        data = data[length:]
+        at = stop
     return found
 
 

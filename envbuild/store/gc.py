@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from envbuild.oci.digest import is_digest, is_sha256, of_bytes, open_regular, read_regular
+from envbuild.oci.digest import is_digest, is_sha256, of_bytes, of_file, open_regular, read_regular
 from envbuild.oci.disk import guarded, try_lock
 from envbuild.oci.document import read_json, read_object
 from envbuild.oci.layout import Layout
@@ -214,7 +214,8 @@ def _document(layout: Layout, digest: str, *, whole: bool) -> dict[str, object] 
     """A manifest, index or config; empty where it is something else (a layer) or not there.
 
     ``None`` where its content is not what the digest says: what it led to cannot be known. Of what need not be a
-    document (``whole``) only the first byte is read, where that is not a document's.
+    document (``whole``) only the first byte is read, where that is not a document's. Empty, too, for a sound blob that
+    is larger than any document: a hostile image may name its own layer as one.
     """
     path = layout.path(digest)
     if not layout.has(digest):
@@ -223,8 +224,11 @@ def _document(layout: Layout, digest: str, *, whole: bool) -> dict[str, object] 
         data = stream.read(1)
         if whole or data == b"{":
             data += stream.read(_MANIFEST_LIMIT)
-    if of_bytes(data) != digest:
-        return None if whole else {}
+        sound = of_bytes(data) == digest
+        if whole and not sound:
+            return {} if stream.read(1) and of_file(path) == digest else None
+    if not sound:
+        return {}
     try:
         return read_object(data)
     except ValueError:

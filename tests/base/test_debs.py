@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import time
 
 import pytest
 from debmaker import COMPRESSIONS, deb
@@ -70,3 +71,12 @@ def test_essential_packages_and_all_they_depend_on(tmp_path):
     names = [found.name for found in essential(debs)]
     assert names == ["acl9", "base-files", "dpkg", "gcc-base", "libc", "mawk", "tar"]
     assert [found.name for found in essential(debs[::-1])] == names
+
+
+def test_a_field_of_many_lines_takes_time_for_each_once(tmp_path):
+    control = "Package: tool\nDescription: a\n" + " b\n" * 1_000_000
+    started = time.process_time()
+    assert (
+        len(read_deb(put(tmp_path, "x", deb(control, {})), "tool_1.deb").fields["Description"]) == 2_000_001
+    )
+    assert time.process_time() - started < 5

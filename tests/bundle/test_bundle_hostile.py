@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,17 @@ def test_a_plan_that_inflates_without_end_is_not_inflated(world: World, tmp_path
     assert "more than" in error.message
 
 
+def test_a_manifest_that_is_too_large_to_be_read_again_is_refused(world: World, tmp_path: Path) -> None:
+    config = config_of(of_bytes(b"x"))
+    manifest = document(manifest_of(config, 1)["text"].encode() + b" " * (4 << 20))
+    error = refused(
+        "bad-bundle",
+        Exit.VERIFY,
+        lambda: take(world, write_bundle(tmp_path / "b", of_bytes(b"x"), manifest=manifest)),
+    )
+    assert "the manifest has more than" in error.message
+
+
 def test_a_window_that_no_plan_needs_is_refused(world: World, tmp_path: Path) -> None:
     folder = write_bundle(tmp_path / "b", of_bytes(b"x"))
     settings = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
@@ -235,6 +247,21 @@ def test_a_patch_takes_no_more_memory_than_packing_makes_one_of(
     plan = {"far": [["a", 1, "0" * 64]], "patches": [patch], "layers": [layer]}
     folder = write_bundle(tmp_path / "b", of_bytes(b"x"), plan=json.dumps(plan).encode())
     refused("bad-bundle", Exit.VERIFY, lambda: take(world, folder))
+
+
+def test_a_patch_that_is_named_again_and_again_is_refused_in_a_moment(world: World, tmp_path: Path) -> None:
+    """Twice as many names and twice as many frames took four times as long; a plan may have millions of both."""
+    size = 5_000 * (4 << 20)
+    layer = {"diff_id": of_bytes(b"x"), "size": 5_000 * size, "literal": None, "parts": [[2, 0]] * 5_000}
+    plan = {"far": [["a", 1, "0" * 64]], "patches": [[0, size, 0, [[0, []]] * 5_000]], "layers": [layer]}
+    folder = write_bundle(tmp_path / "b", of_bytes(b"x"), plan=json.dumps(plan).encode())
+    started = time.process_time()
+    error = refused("bad-bundle", Exit.VERIFY, lambda: take(world, folder))
+    assert "more than" in error.message
+    layer["size"] = 1
+    folder = write_bundle(tmp_path / "c", of_bytes(b"x"), plan=json.dumps(plan).encode())
+    refused("bad-bundle", Exit.VERIFY, lambda: take(world, folder))
+    assert time.process_time() - started < 1
 
 
 def test_a_frame_that_claims_much_is_not_believed() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
+import time
 import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +120,34 @@ def test_a_file_below_a_link_counts_where_the_link_leads(world: World) -> None:
     assert (error.id, "'share/small/word'" in error.message) == ("package-conflict", True)
 
 
+@pytest.mark.parametrize("place", ["below a link", "a link that is copied"])
+def test_a_file_of_this_machine_does_not_come_into_the_environment(world: World, place: str) -> None:
+    """A link that the package has and does not list is followed where what it lists is taken out of it."""
+    host = world.folder / "host"
+    host.mkdir()
+    (host / "f").write_text("secret /a/placeholder")
+    sha256 = hashlib.sha256((host / "f").read_bytes()).hexdigest()
+    entry: dict[str, object] = {"path_type": "hardlink", "sha256": sha256, "size_in_bytes": 21}
+    if place == "below a link":
+        entry |= {"_path": "zl/f"}
+        links = {"zl": str(host)}
+    else:
+        entry |= {"_path": "g", "prefix_placeholder": "/a/placeholder", "file_mode": "text"}
+        links = {"g": str(host / "f")}
+    data = _packed(_info(entry), links)
+    error = refused(world, Package(name="twin", version="1"), data)
+    assert (error.id, "leads out of the package" in error.message) == ("package-hostile", True)
+    assert (host / "f").stat().st_nlink == 1
+
+
+def test_a_link_that_is_there_twice_is_no_link(world: World) -> None:
+    """Which of two targets counts depends on who unpacks: the one that was looked at may not be."""
+    links = {"zl": "share/small", "././zl": "../host"}
+    paths = [{"_path": "zl", "path_type": "softlink"}, {"_path": "zl/f", "sha256": "ab" * 32}]
+    error = refused(world, Package(name="twin", version="1"), _packed(_info(*paths), links))
+    assert (error.id, "twice" in error.message) == ("link-failed", True)
+
+
 def test_links_to_what_every_machine_has_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "env/lib").mkdir(parents=True)
     (tmp_path / "env/mtab").symlink_to("/proc/mounts")
@@ -135,13 +166,58 @@ def test_a_damaged_list_of_paths_is_refused_by_name(world: World, listed: bytes)
     assert (error.id, error.exit, error.where) == ("link-failed", Exit.VERIFY, "twin-1-0.conda")
 
 
+def test_links_with_something_below_each_are_looked_at_once(world: World) -> None:
+    paths = [
+        {"_path": f"l{number}{below}", "path_type": kind, "sha256": "ab" * 32}
+        for number in range(10_000)
+        for below, kind in (("", "softlink"), ("/f", "hardlink"))
+    ]
+    paths.reverse()
+    links = {f"l{number}": f"f{number}" for number in range(10_000)}
+    info = {"info/paths.json": json.dumps({"paths": [*paths, {"_path": "l9999/g"}]}).encode()}
+    links["l9999"] = "/etc"
+    data = _packed(info, links)
+    started = time.process_time()
+    error = refused(world, Package(name="twin", version="1"), data)
+    assert error.id == "package-hostile"
+    assert time.process_time() - started < 8
+
+
+def test_a_header_that_inflates_without_end_is_not_read(world: World) -> None:
+    stream = io.BytesIO()
+    member = tarfile.TarInfo("x")
+    member.type, member.size = tarfile.XHDTYPE, 300 << 20
+    stream.write(member.tobuf() + bytes(300 << 20))
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as container:
+        container.writestr("info-twin-1-0.tar.zst", zstandard.compress(stream.getvalue()))
+    error = refused(world, Package(name="twin", version="1"), out.getvalue())
+    assert (error.id, "claims" in error.message) == ("link-failed", True)
+
+
 def _listing(path: str) -> bytes:
     """A package whose list names ``path``."""
     entry = {"_path": path, "path_type": "hardlink", "sha256": "ab" * 32, "size_in_bytes": 1}
     return _packed({"info/paths.json": json.dumps({"paths_version": 1, "paths": [entry]}).encode()})
 
 
-def _packed(info: dict[str, bytes]) -> bytes:
+def _info(*paths: Mapping[str, object]) -> dict[str, bytes]:
+    index = {"name": "twin", "version": "1", "build": "0", "build_number": 0, "subdir": "linux-64"}
+    listed = {"paths_version": 1, "paths": paths}
+    return {
+        "info/index.json": json.dumps({**index, "depends": []}).encode(),
+        "info/paths.json": json.dumps(listed).encode(),
+    }
+
+
+def _packed(info: dict[str, bytes], links: dict[str, str] | None = None) -> bytes:
+    """A package of ``info`` and of symbolic links by their targets."""
+    linked = io.BytesIO()
+    with tarfile.open(fileobj=linked, mode="w") as archive:
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            archive.addfile(member)
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, data in info.items():
@@ -152,4 +228,5 @@ def _packed(info: dict[str, bytes]) -> bytes:
     with zipfile.ZipFile(out, "w") as container:
         container.writestr("metadata.json", '{"conda_pkg_format_version": 2}')
         container.writestr("info-twin-1-0.tar.zst", zstandard.compress(stream.getvalue()))
+        container.writestr("pkg-twin-1-0.tar.zst", zstandard.compress(linked.getvalue()))
     return out.getvalue()

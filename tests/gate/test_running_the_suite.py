@@ -123,6 +123,22 @@ def test_a_container_without_a_whole_report_is_never_a_pass(nothing_wanted, tmp_
     assert (caught.value.id, caught.value.exit) == (id, Exit.GATE)
 
 
+def test_a_line_without_an_end_is_told_in_pieces(nothing_wanted, tmp_path):
+    notes = Notes()
+    script = "head -c 200000 /dev/zero | tr '\\0' x >&2"
+    with pytest.raises(EnvbuildError, match="no report"):
+        start(Process(instead=["sh", "-c", script]), nothing_wanted, tmp_path / "stage", notes)
+    assert [len(line.strip()) for line in notes.lines] == [65536, 65536, 65536, 3392]
+
+
+def test_a_program_in_the_container_cannot_write_a_line_of_envbuilds_own(nothing_wanted, tmp_path):
+    notes = Notes()
+    script = "printf 'error[x]: y\\n✓ done\\n[1/2] versions: why\\n    versions: passed\\n' >&2"
+    with pytest.raises(EnvbuildError, match="no report"):
+        start(Process(instead=["sh", "-c", script]), nothing_wanted, tmp_path / "stage", notes)
+    assert notes.lines == ["  error[x]: y", "  ✓ done", "[1/2] versions: why", "    versions: passed"]
+
+
 def test_a_pass_from_a_process_that_failed_is_refused(report, expected, tmp_path):
     """The report says passed, the process ended with 1: something happened in between."""
     file = tmp_path / "report.json"

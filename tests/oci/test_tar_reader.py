@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import time
 import tracemalloc
 
 import pytest
@@ -164,3 +165,10 @@ def test_sound_tars_read_as_tarfile_reads_them(form):
 def test_other_peoples_global_headers_and_lone_end_marks_are_fine():
     data = pax((b"comment", b"0123"), kind=tarfile.XGLTYPE) + header(b"d/setup.py", size=1) + padded(b"x")
     assert [(entry.name, content) for entry, content in read(data + bytes(512))] == [("d/setup.py", b"x")]
+
+
+def test_a_header_of_many_records_takes_time_for_each_once():
+    data = pax(*[(b"a", b"")] * 200_000) + header() + END
+    started = time.process_time()
+    assert [entry.name for entry, _ in read(data)] == ["a"]
+    assert time.process_time() - started < 2

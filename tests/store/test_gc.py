@@ -178,6 +178,22 @@ def test_what_a_named_image_needs_stays_where_its_manifest_does_not_tell(store: 
     assert set(store.layout.blobs()) == set()
 
 
+def test_an_image_that_names_its_layer_as_a_document_keeps_nothing_else(store: Store) -> None:
+    image = image_in(store, b"base", bytes(5 << 20))
+    value = {**json.loads(image.manifest_bytes), "subject": {"digest": image.layers[1].digest, "size": 1}}
+    data = json.dumps(value).encode()
+    store.layout.tag("a", Descriptor(media_type=MANIFEST, digest=store.layout.put(data), size=len(data)))
+    rubbish = store.layout.put(b"rubbish")
+    notes = Notes()
+    collect(store, Keep(), progress=notes)
+    assert (notes.said, store.layout.has(rubbish)) == ([], False)
+    assert all(store.layout.has(layer.digest) for layer in image.layers)
+    path = store.layout.path(image.layers[1].digest)
+    path.write_bytes(b"x" * (5 << 20))
+    collect(store, Keep(), progress=notes)
+    assert "is damaged" in notes.said[0]
+
+
 @pytest.mark.parametrize("space", [b"", b"\n  ", b"\t"])
 def test_a_manifest_may_begin_with_white_space(store: Store, space: bytes) -> None:
     image = image_in(store, b"base")
