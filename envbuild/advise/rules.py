@@ -65,7 +65,7 @@ def _stage(config: Value) -> int | None:
     if isinstance(zero, bool):
         return int(zero)
     stage = _data(config, "zero_optimization.stage")
-    if isinstance(stage, str) and stage.isdecimal():
+    if isinstance(stage, str) and stage.isdecimal() and len(stage) < 10:
         return int(stage)
     return 0 if stage is None else _whole(stage)
 

@@ -7,6 +7,9 @@ from difflib import SequenceMatcher
 
 from packaging.version import InvalidVersion, Version
 
+_LONGEST = 300
+"""Characters of a word that may be a misspelled one. Comparing takes time by the square of them."""
+
 
 def nearest(word: str, choices: Iterable[str], *, limit: int = 1) -> list[str]:
     """The choices most like ``word``, best first; none where nothing is alike.
@@ -14,6 +17,8 @@ def nearest(word: str, choices: Iterable[str], *, limit: int = 1) -> list[str]:
     Case and the difference of ``-``, ``_`` and ``.`` do not count. A choice that starts with the whole word, or
     the other way round, counts as alike. The order is total, so that the same input gives the same hint.
     """
+    if len(word) > _LONGEST:
+        return []
     plain = _plain(word)
     scored = []
     for choice in set(choices):
