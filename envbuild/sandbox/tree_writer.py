@@ -58,11 +58,12 @@ class TreeWriter:
         self._real: dict[str, str] = {"": root}
         self._folders: dict[str, tuple[int, float, int]] = {root: (0o755, 0.0, os.lstat(root).st_ino)}
         self._fresh: set[str] = set()
+        self._holding: set[str] = set()
         self.entries = 0
 
     def start_layer(self) -> None:
         """Forget what the layer below brought: whiteouts of the next one hide all of it."""
-        self._fresh = set()
+        self._fresh, self._holding = set(), set()
 
     def add(self, entry: tarfile.TarInfo, content: Content | None) -> None:
         """Make one entry; ``content`` is its data if it is a regular file.
@@ -90,6 +91,11 @@ class TreeWriter:
         else:
             path = os.path.join(parent, name)
             self._fresh.add(path)
+            while (
+                parent not in self._holding
+            ):  # also a folder without an entry of its own stays for what is in it
+                self._holding.add(parent)
+                parent = os.path.dirname(parent)
             self._make(entry, path, content)
 
     def finish(self) -> None:
@@ -262,10 +268,8 @@ class TreeWriter:
                     _make_opaque(path)
             except PermissionError:
                 pass  # a user namespace may make this one device since Linux 5.8; before, the lower file stays visible
-        elif path not in self._fresh:
-            self._remove(path)
-        elif stat.S_ISDIR(os.lstat(path).st_mode):
-            self._empty(path)
+        else:
+            self._hide_lower(path)
 
     def _replace_whiteout(self, path: str, mode: int) -> None:
         """A folder in place of what a whiteout hides: nothing of the lower one is to be seen in it."""
@@ -279,9 +283,13 @@ class TreeWriter:
             _make_opaque(folder)
             return
         for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if path not in self._fresh:
-                self._remove(path)
+            self._hide_lower(os.path.join(folder, name))
+
+    def _hide_lower(self, path: str) -> None:
+        if path not in self._fresh and path not in self._holding:
+            self._remove(path)
+        elif os.path.isdir(path) and not os.path.islink(path):
+            self._empty(path)
 
 
 def _make_opaque(folder: str) -> None:

@@ -404,6 +404,8 @@ def test_a_redirect_to_no_address_is_one_error(host: str, port: str) -> None:
     assert (error.id, int(error.exit)) == ("source-failed", 4)
 
 
-@pytest.mark.parametrize("config", [{"zero_optimization": {"stage": "9" * DIGITS}}, {"zero_optimization" * 12_000: 1}])
+@pytest.mark.parametrize(
+    "config", [{"zero_optimization": {"stage": "9" * DIGITS}}, {"zero_optimization" * 12_000: 1}]
+)
 def test_a_deepspeed_configuration_with_a_number_or_a_key_of_great_length_is_read(config: object) -> None:
     assert attempt(READERS["deepspeed-configuration"], json.encode(config)) == (None, False)

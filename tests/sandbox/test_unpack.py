@@ -234,6 +234,19 @@ def test_a_diff_id_that_is_no_digest_names_no_folder(sandbox, tmp_path, name):
     assert os.listdir(tmp_path / "roots") == [".ssh"]
 
 
+@pytest.mark.parametrize("hides", ["d/.wh..wh..opq", ".wh.d"])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_whiteout_hides_what_is_below_its_layer_and_nothing_of_its_own(sandbox, tmp_path, hides, first):
+    lower = tar(entry("d/old", b"1"), entry("d/x/old", b"1"), entry("d/y/old", b"1"))
+    whiteout = [entry(hides, b"")]
+    own = [entry("d/x/new", b"2"), entry("d/y", kind=tarfile.DIRTYPE), entry("d/y/new", b"2")]
+    upper = tar(*(whiteout + own if first else own + whiteout))
+    named = [(digest(layer), put(tmp_path, gzip.compress(layer))) for layer in (lower, upper)]
+    root = unpack_flat(sandbox, named, tmp_path / "roots", progress=SilentProgress())
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    assert files == {"d/x/new", "d/y/new"}
+
+
 def test_whiteouts_are_applied_when_layers_are_flattened(sandbox, tmp_path):
     layers = [
         tar(
