@@ -139,7 +139,7 @@ def test_an_archive_is_written_besides(built: Built, tmp_path: Path) -> None:
     assert manifest[0]["RepoTags"] == [CANDIDATE]
     full = built.small.build("--output", "/dev/full")
     assert full.code == 7, full
-    assert "error[cannot-write]" in full.err
+    assert "error[disk-full]" in full.err
 
 
 def test_the_suite_s_verdict_is_about_docker_s_image(built: Built) -> None:
