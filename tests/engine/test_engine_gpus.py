@@ -301,7 +301,9 @@ def test_the_name_that_lcuda_asks_for_is_in_the_container(ask: Ask, glibc_image:
 
 
 def test_an_image_without_ldconfig_has_the_path_alone(ask: Ask, make_image: Callable[..., ImageRef]) -> None:
-    status, said = ask(make_image(), f"echo $LD_LIBRARY_PATH; ls {LIBRARY_FOLDER}/libcuda.so; ls /{CACHE}")
+    status, said = ask(
+        make_image(), f"echo $LD_LIBRARY_PATH; ls {LIBRARY_FOLDER}/libcuda.so; ls /{CACHE} 2>/dev/null"
+    )
     assert said.splitlines()[:2] == [LIBRARY_FOLDER, f"{LIBRARY_FOLDER}/libcuda.so"]
     assert status == 1
 
