@@ -9,7 +9,7 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from fuzz_conda import LOCK, _conda
+from fuzz_conda import LOCK, REPODATA, _conda
 from fuzz_debian import PACKAGES, RELEASE
 from fuzz_engine import attempt
 from fuzz_images import LISTING, elf
@@ -409,3 +409,10 @@ def test_a_redirect_to_no_address_is_one_error(host: str, port: str) -> None:
 )
 def test_a_deepspeed_configuration_with_a_number_or_a_key_of_great_length_is_read(config: object) -> None:
     assert attempt(READERS["deepspeed-configuration"], json.encode(config)) == (None, False)
+
+
+def test_a_channel_whose_packages_were_made_in_1970_is_solved() -> None:
+    data = with_(
+        REPODATA, lambda value: [item.update(timestamp=0) for item in value["packages.conda"].values()]
+    )
+    assert attempt(READERS["conda-repodata"], data) == (None, False)

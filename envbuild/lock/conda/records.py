@@ -17,7 +17,7 @@ def to_package(record: RepoDataRecord, channel: str) -> CondaPackage:
     assert record.size is not None
     noarch = record.noarch
     kind = "python" if noarch.python else "generic" if noarch.generic else None
-    stamp = record.timestamp
+    stamp = record.timestamp  # py-rattler gives a time of 0 as the number
     return CondaPackage(
         name=record.name.normalized,
         version=str(record.version),
@@ -33,7 +33,7 @@ def to_package(record: RepoDataRecord, channel: str) -> CondaPackage:
         constrains=tuple(record.constrains),
         noarch=kind,
         license=record.license,
-        timestamp=None if stamp is None else round(stamp.timestamp() * 1000),
+        timestamp=None if stamp is None else round(stamp.timestamp() * 1000) if stamp else 0,
         python_site_packages_path=record.python_site_packages_path,
         track_features=tuple(record.track_features),
     )
