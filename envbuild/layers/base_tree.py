@@ -5,23 +5,18 @@ All of it happens inside of the tree (:mod:`envbuild.sandbox.inside`): paths her
 
 from __future__ import annotations
 
-import lzma
 import os
 import shutil
 import stat
-import tarfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
-import zstandard
-
 from envbuild.errors import EnvbuildError
 from envbuild.layers.base_pack import hostile, tree_guarded
-from envbuild.layers.debs import damaged, data_tar
+from envbuild.layers.debs import DEB_FAULTS, damaged, data_tar
 from envbuild.layers.format import MTIME
 from envbuild.oci.tar_reader import entries
 from envbuild.oci.trees import remove_tree, too_long, walk
@@ -144,15 +139,7 @@ def _sound(label: str) -> Iterator[None]:
         if error.id != "layer-hostile":
             raise
         raise damaged(label, f"it {error.message.removeprefix('the layer ')}") from error
-    except (
-        ValueError,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        EOFError,
-        OSError,
-    ) as error:
+    except DEB_FAULTS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise damaged(label, str(error)) from error

@@ -23,6 +23,11 @@ _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _FIELD = re.compile(r"^([!-9;-~]+):[ \t]*(.*)$")
 _CONTROL_LIMIT = 16 << 20
+DEB_FAULTS = (
+    *(ValueError, EOFError, OSError),
+    *(tarfile.TarError, zlib.error, lzma.LZMAError, zstandard.ZstdError),
+)
+"""What reading a package raises where the file is damaged; an ``OSError`` with a number is this machine's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,15 +65,7 @@ def read_deb(path: Path, label: str) -> Deb:
                     if "Package" in fields:
                         return Deb(path=path, label=label, fields=fields)
         raise ValueError("it has no control file that names a package")
-    except (
-        ValueError,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        EOFError,
-        OSError,
-    ) as error:
+    except DEB_FAULTS as error:
         raise damaged(label, str(error)) from error
 
 

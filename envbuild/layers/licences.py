@@ -6,23 +6,19 @@ What is read depends on the file alone: from whichever place it is read, and bes
 from __future__ import annotations
 
 import gzip
-import lzma
 import os
 import posixpath
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from email.message import Message
 from email.parser import HeaderParser
 from pathlib import Path
 
-import zstandard
-
 from envbuild.layers.debian_copyright import copyright_expression
-from envbuild.layers.debs import damaged, data_tar
+from envbuild.layers.debs import DEB_FAULTS, damaged, data_tar
 from envbuild.layers.licence_names import all_of, one_line, short_text, spdx_expression, spdx_id
 from envbuild.layers.refusal import damaged as damaged_wheel
 from envbuild.lock.licences import artifacts_of, with_licences
@@ -218,15 +214,7 @@ def _in_package(item: Artifact, path: Path) -> tuple[str | None, str | None]:
                     return None, _package(name, entry.linkname)
                 if content is not None:
                     return content.read(_LIMIT).decode("utf-8", "replace"), None
-    except (
-        ValueError,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        zstandard.ZstdError,
-        EOFError,
-        OSError,
-    ) as error:
+    except DEB_FAULTS as error:
         raise damaged(item.basename, str(error)) from error
     return None, None
 
